@@ -1,0 +1,398 @@
+package agent
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/meshd/meshd/catalog"
+	"github.com/meshd/meshd/claims"
+	"github.com/meshd/meshd/internal/atomicfile"
+	"github.com/meshd/meshd/peers/door"
+	"github.com/meshd/meshd/peers/syncer"
+)
+
+// store is the one catalog of this agent: shared between the door, the syncer, the
+// API and the loop, kept on disk, and the only writer of this node's document.
+type store struct {
+	path  string
+	mesh  catalog.MeshID
+	self  catalog.NodeID
+	key   ed25519.PrivateKey
+	log   *slog.Logger
+	dirty chan struct{} // capacity 1: the catalog differs from what is on disk
+	// overtaken has capacity 1: a later document of ours came from elsewhere, and has to be
+	// written anew, with what is true.
+	overtaken chan struct{}
+
+	// Both are set before anything else runs, and called without the lock.
+	changed func()                 // after every change
+	spread  func([]catalog.Record) // with what this host has to tell the others
+
+	saving sync.Mutex // one write to disk at a time; held during it
+
+	mu      sync.Mutex // guards all below
+	catalog *catalog.Catalog
+	author  *claims.Author
+	written error          // of the last write to disk
+	saved   catalog.Digest // of what is on disk; zero if that is not known
+	passed  int            // how often a later document of ours came from elsewhere
+	// nodes finds members by address. It only grows: a node's address follows from its id.
+	nodes  map[netip.Addr]catalog.NodeID
+	future error     // the last record that was refused for its time
+	since  time.Time // when that was
+}
+
+// newStore reads the catalog of the host with this key from disk, or begins an empty one.
+func newStore(path string, mesh catalog.MeshID, key ed25519.PrivateKey, log *slog.Logger) (*store, error) {
+	s := &store{
+		path: path, mesh: mesh, self: catalog.NodeIDOf(key.Public().(ed25519.PublicKey)), key: key, log: log,
+		dirty: make(chan struct{}, 1), overtaken: make(chan struct{}, 1), nodes: make(map[netip.Addr]catalog.NodeID), changed: func() {}, spread: func([]catalog.Record) {},
+	}
+	var err error
+	if s.catalog, err = readCatalog(path); errors.Is(err, fs.ErrNotExist) {
+		if s.catalog, err = readCatalog(previous(path)); err == nil {
+			log.Warn("the catalog is missing: going on from the one before it; the rest comes back from the other hosts", "file", path)
+		}
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		s.catalog = catalog.New(s.mesh)
+	case err != nil:
+		return nil, err
+	case s.catalog.Mesh() != mesh:
+		return nil, fmt.Errorf("%s is of mesh %s, and this host is in mesh %s: restore the right one from a backup", path, s.catalog.Mesh(), mesh)
+	}
+	s.author = claims.NewAuthor(s.catalog, key, newInstance())
+	return s, nil
+}
+
+// readCatalog reads a catalog from disk. It returns fs.ErrNotExist if there is none.
+func readCatalog(path string) (*catalog.Catalog, error) {
+	const advice = "move it away and start the agent again; meshd goes on from the one before it"
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the catalog: %w: %s", err, advice)
+	}
+	c, err := catalog.Unmarshal(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s is damaged (%w): %s", path, err, advice)
+	}
+	return c, nil
+}
+
+// Merge takes records from elsewhere and returns those that were news.
+func (s *store) Merge(recs ...catalog.Record) ([]catalog.Record, []error) {
+	s.mu.Lock()
+	news, rejected := s.catalog.Merge(now(), recs...)
+	s.takeOverOwnLocked()
+	s.noteFutureLocked(rejected)
+	s.mu.Unlock()
+	if len(news) > 0 {
+		wake(s.dirty)
+		s.changed()
+	}
+	return news, rejected
+}
+
+// Spread merges records of this host's making, or that came in at its door, and sends
+// them on.
+func (s *store) Spread(recs ...catalog.Record) error {
+	news, rejected := s.Merge(recs...)
+	if len(rejected) > 0 {
+		return errors.Join(rejected...)
+	}
+	s.spread(news)
+	return nil
+}
+
+// takeOverOwnLocked follows our own document when peers hold one that we did not write, as
+// after our disk was rolled back.
+func (s *store) takeOverOwnLocked() {
+	if s.author.TakeOver(s.catalog) {
+		s.passed++
+		wake(s.overtaken)
+	}
+}
+
+// Rival says whether another running host was seen to write this host's document.
+func (s *store) Rival() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.author.Rival()
+}
+
+// Overtaken is how often a later document of ours came from elsewhere.
+func (s *store) Overtaken() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.passed
+}
+
+// noteFutureLocked remembers that a clock is wrong, for status to say.
+func (s *store) noteFutureLocked(rejected []error) {
+	for _, err := range rejected {
+		if errors.Is(err, catalog.ErrFuture) {
+			s.future, s.since = err, time.Now()
+		}
+	}
+}
+
+// futureMemory is how long a refused record is remembered. The others offer it again
+// every few seconds.
+const futureMemory = time.Minute
+
+// ClockError is what a record was refused for lately because its time is too far ahead, or nil.
+func (s *store) ClockError() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.future == nil || time.Since(s.since) > futureMemory {
+		return nil
+	}
+	return s.future
+}
+
+// Update changes this node's document, signs it, and merges it. It returns the version
+// that others have to acknowledge. A change that changes nothing writes nothing.
+func (s *store) Update(change func(*catalog.Document)) (catalog.DocumentVersion, error) {
+	version, news, err := s.update(change)
+	if err != nil || len(news) == 0 {
+		return version, err
+	}
+	if err := s.save(); err != nil {
+		s.log.Warn("state is kept in memory only until the disk takes it", "err", err)
+		wake(s.dirty)
+	}
+	s.changed()
+	s.spread(news)
+	return version, nil
+}
+
+func (s *store) update(change func(*catalog.Document)) (catalog.DocumentVersion, []catalog.Record, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next := s.author.Document()
+	change(&next)
+	next.Mesh = s.mesh
+	current, version, held := s.catalog.Document(s.self)
+	if held && sameContent(current, next) {
+		return version, nil, nil
+	}
+	rec, version, err := s.author.Write(s.catalog, now(), change)
+	if err != nil {
+		return version, nil, err
+	}
+	return version, []catalog.Record{rec}, nil
+}
+
+// sameContent says whether two documents say the same, whenever they were written.
+func sameContent(a, b catalog.Document) bool {
+	b.Sequence, b.Stamp = a.Sequence, a.Stamp
+	textA, errA := json.Marshal(a)
+	textB, errB := json.Marshal(b)
+	return errA == nil && errB == nil && bytes.Equal(textA, textB)
+}
+
+// Publish signs a record of this node's and merges it.
+func (s *store) Publish(kind catalog.Kind, body any) error {
+	rec, err := catalog.Sign(s.key, kind, body)
+	if err != nil {
+		return fmt.Errorf("signing a %s record: %w", kind, err)
+	}
+	if err := s.Spread(rec); err != nil {
+		return fmt.Errorf("writing a %s record: %w", kind, err)
+	}
+	return nil
+}
+
+// View is the mesh as this host sees it now.
+func (s *store) View() *catalog.View {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.catalog.View()
+}
+
+// Standing says whether a node was ever let in, and whether it was shut out again. It is
+// cheap, however much has just changed.
+func (s *store) Standing(id catalog.NodeID) (member, evicted bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.catalog.Standing(id)
+}
+
+// NodeAt finds the member with a mesh address, evicted or not.
+func (s *store) NodeAt(address netip.Addr) (catalog.NodeID, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if id, ok := s.nodes[address]; ok {
+		return id, true
+	}
+	for _, m := range s.catalog.View().Members {
+		s.nodes[m.Address] = m.ID
+	}
+	id, ok := s.nodes[address]
+	return id, ok
+}
+
+// Own is this node's document as it was last written.
+func (s *store) Own() catalog.Document {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.author.Document()
+}
+
+// ClaimsOf is the claims of a node, as far as they are known here.
+func (s *store) ClaimsOf(id catalog.NodeID) []catalog.Claim {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	doc, _, _ := s.catalog.Document(id)
+	return doc.Claims
+}
+
+// Records is everything, for a newcomer.
+func (s *store) Records() []catalog.Record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.catalog.Records()
+}
+
+// settle has what was merged before the call on disk, if it is not there yet. The error is the
+// disk's: what it did not take must not be acknowledged, though the mesh goes on from memory.
+func (s *store) settle() error {
+	s.mu.Lock()
+	same := s.saved == s.catalog.Digest()
+	s.mu.Unlock()
+	if same {
+		return nil
+	}
+	err := s.save()
+	if err != nil {
+		s.log.Warn("state is kept in memory only until the disk takes it", "err", err)
+		wake(s.dirty)
+	}
+	return err
+}
+
+// save writes the catalog to disk, whole and atomically. Of several callers that wait for the disk, the
+// next writes for all.
+func (s *store) save() error {
+	s.saving.Lock()
+	defer s.saving.Unlock()
+	s.mu.Lock()
+	if s.written == nil && s.saved == s.catalog.Digest() {
+		s.mu.Unlock()
+		return nil
+	}
+	data, digest := s.catalog.Marshal(), s.catalog.Digest()
+	s.mu.Unlock()
+	err := keepPrevious(s.path)
+	if err == nil {
+		err = atomicfile.Write(s.path, data, 0o600)
+	}
+	s.mu.Lock()
+	s.written = err
+	if err == nil {
+		s.saved = digest
+	}
+	s.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("saving the catalog: %w", err)
+	}
+	return nil
+}
+
+// previous is where the catalog is kept that was replaced last. Without any, a host would know nobody
+// to get it back from.
+func previous(path string) string { return path + ".previous" }
+
+// keepPrevious keeps the file that is about to be replaced.
+func keepPrevious(path string) error {
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil // what is kept already is all there is
+	}
+	if err := os.Remove(previous(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.Link(path, previous(path))
+}
+
+// DiskError is what the last write to disk failed with, or nil.
+func (s *store) DiskError() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.written
+}
+
+// wake pokes a channel of capacity 1 that means "look again".
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func catalogPath(stateDir string) string { return filepath.Join(stateDir, "catalog") }
+
+// Sponsor makes the certificate of a newcomer whose token is good.
+func (s *store) Sponsor(req door.Request) (catalog.Record, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return door.Sponsor(s.catalog, s.key, req, now())
+}
+
+// syncStore is the store as the syncer sees it.
+type syncStore struct{ *store }
+
+func (s syncStore) Merge(recs []catalog.Record) ([]catalog.Record, []error) {
+	return s.store.Merge(recs...)
+}
+
+func (s syncStore) Digest() []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	digest := s.catalog.Digest()
+	return digest[:]
+}
+
+// Look lets the syncer compare what the catalog holds.
+func (s syncStore) Look(f func(syncer.Holdings)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f(s.catalog)
+}
+
+func (s syncStore) Version(node catalog.NodeID) (catalog.DocumentVersion, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, version, ok := s.catalog.Document(node)
+	return version, ok
+}
+
+// Acknowledge is what this host says of a peer's document, once that is applied.
+func (s syncStore) Acknowledge(peer catalog.NodeID) claims.Ack {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ack := claims.Ack{Shutout: s.catalog.Shutout()}
+	_, ack.Held, _ = s.catalog.Document(peer)
+	_, ack.Own, _ = s.catalog.Document(s.self)
+	return ack
+}
+
+// Counts says whether a peer's acknowledgement counts.
+func (s syncStore) Counts(peer catalog.NodeID, asked catalog.DocumentVersion, ack claims.Ack) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return claims.Counts(s.catalog, s.self, peer, asked, ack)
+}
