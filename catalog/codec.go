@@ -28,13 +28,17 @@ func (c *Catalog) Marshal() []byte {
 	records := c.Records()
 	out = binary.BigEndian.AppendUint32(out, uint32(len(records)))
 	for _, r := range records {
-		start := len(out)
-		for _, field := range [][]byte{[]byte(r.Kind), r.Body, r.Author, r.Signature} {
-			out = appendField(out, field)
-		}
-		out = appendCheck(out, out[start:])
+		out = appendRecord(out, r)
 	}
 	return appendCheck(out, out)
+}
+
+func appendRecord(out []byte, r Record) []byte {
+	start := len(out)
+	for _, field := range [][]byte{[]byte(r.Kind), r.Body, r.Author, r.Signature} {
+		out = appendField(out, field)
+	}
+	return appendCheck(out, out[start:])
 }
 
 func appendField(out, field []byte) []byte {
@@ -77,9 +81,8 @@ func parse(data []byte) (MeshID, []Record, error) {
 	count := r.number()
 	var records []Record
 	for i := uint32(0); i < count && !r.bad; i++ {
-		before := r.rest
-		rec := Record{Kind: Kind(r.field(32)), Body: r.field(MaxDocument), Author: r.field(64), Signature: r.field(64)}
-		if !r.check(before) {
+		rec, ok := r.record()
+		if !ok {
 			return "", nil, fmt.Errorf("%w: record %d of %d is cut off or changed", ErrCorrupt, i+1, count)
 		}
 		records = append(records, rec)
@@ -122,6 +125,13 @@ func (r *reader) field(limit int) []byte {
 		return nil
 	}
 	return bytes.Clone(r.take(int(n)))
+}
+
+// record returns false if a record is cut off or changed.
+func (r *reader) record() (Record, bool) {
+	before := r.rest
+	rec := Record{Kind: Kind(r.field(32)), Body: r.field(MaxDocument), Author: r.field(64), Signature: r.field(64)}
+	return rec, r.check(before)
 }
 
 // check compares the checksum that comes next with that of what was read since before.
