@@ -216,7 +216,7 @@ func TestProblemsSayWhatToDo(t *testing.T) {
 	s := answering(t)
 	s.store.Merge(w.evict("a"))
 	s.store.Merge(w.document("b", func(d *catalog.Document) { d.Sequence, d.Stamp = 7, now().Add(2*catalog.MaxSkew) }))
-	s.store.path = "/no such directory/catalog"
+	s.store.file.path = "/no such directory/catalog"
 	_ = s.store.save()
 	got := strings.Join(s.problems(s.store.View()), "\n")
 	for _, want := range []string{"28 hours", "NTP", "was evicted from the mesh: meshd leave", "kept in memory only", "make room in"} {

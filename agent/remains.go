@@ -22,7 +22,7 @@ func unusable(key, path string, err error) error {
 // finish makes the membership file anew from the catalog, for a host whose join was cut short just
 // before it was written, or that has lost it. It returns identity.ErrNone if nobody has let this host in.
 func (a *Agent) finish(id *identity.Identity) (identity.Membership, error) {
-	known, err := readCatalog(catalogPath(a.cfg.StateDir))
+	known, err := readCatalog(catalogPath(a.cfg.StateDir), a.log)
 	if errors.Is(err, fs.ErrNotExist) {
 		return identity.Membership{}, identity.ErrNone
 	}

@@ -367,8 +367,9 @@ func (s *session) withdraw(ctx context.Context) error {
 // removeState removes the files that sessions keep in the state directory.
 func removeState(stateDir string) error {
 	var errs []error
-	for _, name := range []string{"catalog", previous("catalog"), "endpoints"} {
-		if err := os.Remove(filepath.Join(stateDir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	known := catalogPath(stateDir)
+	for _, path := range []string{known, previousPath(known), changesPath(known), filepath.Join(stateDir, "endpoints")} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}

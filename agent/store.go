@@ -9,14 +9,11 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/meshd/meshd/catalog"
 	"github.com/meshd/meshd/claims"
-	"github.com/meshd/meshd/internal/atomicfile"
 	"github.com/meshd/meshd/peers/door"
 	"github.com/meshd/meshd/peers/syncer"
 )
@@ -24,7 +21,6 @@ import (
 // store is the one catalog of this agent: shared between the door, the syncer, the
 // API and the loop, kept on disk, and the only writer of this node's document.
 type store struct {
-	path  string
 	mesh  catalog.MeshID
 	self  catalog.NodeID
 	key   ed25519.PrivateKey
@@ -38,14 +34,16 @@ type store struct {
 	changed func()                 // after every change
 	spread  func([]catalog.Record) // with what this host has to tell the others
 
-	saving sync.Mutex // one write to disk at a time; held during it
+	saving sync.Mutex   // one write to disk at a time; held during it
+	file   *catalogFile // guarded by saving
 
 	mu      sync.Mutex // guards all below
 	catalog *catalog.Catalog
 	author  *claims.Author
-	written error          // of the last write to disk
-	saved   catalog.Digest // of what is on disk; zero if that is not known
-	passed  int            // how often a later document of ours came from elsewhere
+	fresh   []catalog.Record // what changed the catalog since the last write to disk, in that order
+	written error            // of the last write to disk
+	saved   catalog.Digest   // of what is on disk; zero if that is not known
+	passed  int              // how often a later document of ours came from elsewhere
 	// nodes finds members by address. It only grows: a node's address follows from its id.
 	nodes  map[netip.Addr]catalog.NodeID
 	future error     // the last record that was refused for its time
@@ -55,15 +53,11 @@ type store struct {
 // newStore reads the catalog of the host with this key from disk, or begins an empty one.
 func newStore(path string, mesh catalog.MeshID, key ed25519.PrivateKey, log *slog.Logger) (*store, error) {
 	s := &store{
-		path: path, mesh: mesh, self: catalog.NodeIDOf(key.Public().(ed25519.PublicKey)), key: key, log: log,
+		file: &catalogFile{path: path}, mesh: mesh, self: catalog.NodeIDOf(key.Public().(ed25519.PublicKey)), key: key, log: log,
 		dirty: make(chan struct{}, 1), overtaken: make(chan struct{}, 1), nodes: make(map[netip.Addr]catalog.NodeID), changed: func() {}, spread: func([]catalog.Record) {},
 	}
 	var err error
-	if s.catalog, err = readCatalog(path); errors.Is(err, fs.ErrNotExist) {
-		if s.catalog, err = readCatalog(previous(path)); err == nil {
-			log.Warn("the catalog is missing: going on from the one before it; the rest comes back from the other hosts", "file", path)
-		}
-	}
+	s.catalog, err = readCatalog(path, log)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		s.catalog = catalog.New(s.mesh)
@@ -76,27 +70,11 @@ func newStore(path string, mesh catalog.MeshID, key ed25519.PrivateKey, log *slo
 	return s, nil
 }
 
-// readCatalog reads a catalog from disk. It returns fs.ErrNotExist if there is none.
-func readCatalog(path string) (*catalog.Catalog, error) {
-	const advice = "move it away and start the agent again; meshd goes on from the one before it"
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading the catalog: %w: %s", err, advice)
-	}
-	c, err := catalog.Unmarshal(data)
-	if err != nil {
-		return nil, fmt.Errorf("%s is damaged (%w): %s", path, err, advice)
-	}
-	return c, nil
-}
-
 // Merge takes records from elsewhere and returns those that were news.
 func (s *store) Merge(recs ...catalog.Record) ([]catalog.Record, []error) {
 	s.mu.Lock()
 	news, rejected := s.catalog.Merge(now(), recs...)
+	s.fresh = append(s.fresh, news...)
 	s.takeOverOwnLocked()
 	s.noteFutureLocked(rejected)
 	s.mu.Unlock()
@@ -194,6 +172,7 @@ func (s *store) update(change func(*catalog.Document)) (catalog.DocumentVersion,
 	if err != nil {
 		return version, nil, err
 	}
+	s.fresh = append(s.fresh, rec)
 	return version, []catalog.Record{rec}, nil
 }
 
@@ -285,8 +264,7 @@ func (s *store) settle() error {
 	return err
 }
 
-// save writes the catalog to disk, whole and atomically. Of several callers that wait for the disk, the
-// next writes for all.
+// save has on disk what the catalog holds. Of several callers that wait for the disk, the next writes for all.
 func (s *store) save() error {
 	s.saving.Lock()
 	defer s.saving.Unlock()
@@ -295,12 +273,10 @@ func (s *store) save() error {
 		s.mu.Unlock()
 		return nil
 	}
-	data, digest := s.catalog.Marshal(), s.catalog.Digest()
+	write := s.writeLocked()
+	digest := s.catalog.Digest()
 	s.mu.Unlock()
-	err := keepPrevious(s.path)
-	if err == nil {
-		err = atomicfile.Write(s.path, data, 0o600)
-	}
+	err := write()
 	s.mu.Lock()
 	s.written = err
 	if err == nil {
@@ -313,19 +289,15 @@ func (s *store) save() error {
 	return nil
 }
 
-// previous is where the catalog is kept that was replaced last. Without any, a host would know nobody
-// to get it back from.
-func previous(path string) string { return path + ".previous" }
-
-// keepPrevious keeps the file that is about to be replaced.
-func keepPrevious(path string) error {
-	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-		return nil // what is kept already is all there is
+// writeLocked takes what is to be written, and returns how.
+func (s *store) writeLocked() func() error {
+	fresh := s.fresh
+	s.fresh = nil
+	if !s.file.WantsWhole() {
+		return func() error { return s.file.Append(fresh) }
 	}
-	if err := os.Remove(previous(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return os.Link(path, previous(path))
+	whole := s.catalog.Marshal()
+	return func() error { return s.file.Replace(s.mesh, whole) }
 }
 
 // DiskError is what the last write to disk failed with, or nil.
@@ -342,8 +314,6 @@ func wake(c chan struct{}) {
 	default:
 	}
 }
-
-func catalogPath(stateDir string) string { return filepath.Join(stateDir, "catalog") }
 
 // Sponsor makes the certificate of a newcomer whose token is good.
 func (s *store) Sponsor(req door.Request) (catalog.Record, error) {

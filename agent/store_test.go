@@ -110,7 +110,7 @@ func TestOwnDocumentAfterARollBack(t *testing.T) {
 func TestFullDiskKeepsTheCatalogInMemory(t *testing.T) {
 	w, dir := newWorld(t), t.TempDir()
 	s := w.store(dir, "a", w.admitted()...)
-	s.path = filepath.Join(dir, "no such directory", "catalog")
+	s.file.path = filepath.Join(dir, "no such directory", "catalog")
 	if _, err := s.Update(named("alpha")); err != nil {
 		t.Fatalf("a full disk stops the mesh: %v", err)
 	}
@@ -122,15 +122,15 @@ func TestFullDiskKeepsTheCatalogInMemory(t *testing.T) {
 	default:
 		t.Error("nobody is asked to try the disk again")
 	}
-	s.path = filepath.Join(dir, "catalog")
+	s.file.path = filepath.Join(dir, "catalog")
 	if err := s.save(); err != nil || s.DiskError() != nil {
 		t.Errorf("%v, %v", err, s.DiskError())
 	}
 }
 
 func TestConcurrentUpdatesAndMerges(t *testing.T) {
-	w := newWorld(t)
-	s := w.store(t.TempDir(), "a", w.admitted("b")...)
+	w, dir := newWorld(t), t.TempDir()
+	s := w.store(dir, "a", w.admitted("b")...)
 	const each = 20
 	var group sync.WaitGroup
 	for g := range 4 {
@@ -164,6 +164,9 @@ func TestConcurrentUpdatesAndMerges(t *testing.T) {
 	}
 	if version, _ := (syncStore{s}).Version(nodeOf("b")); version.Sequence != 4*each {
 		t.Errorf("b's document is version %d", version.Sequence)
+	}
+	if err := s.settle(); err != nil || w.store(dir, "a").catalog.Digest() != s.catalog.Digest() {
+		t.Errorf("another catalog is on disk (%v)", err)
 	}
 }
 
