@@ -188,7 +188,7 @@ func (s *Syncer) look() {
 
 	for _, l := range open {
 		id, member := s.config.PeerOf(l.peer.Address)
-		if !member || id != l.peer.ID || before[l.peer.ID] && !now[l.peer.ID] {
+		if !member || id != l.peer.ID || s.outlived(l, before, now) {
 			l.close()
 		}
 	}
@@ -202,6 +202,17 @@ func (s *Syncer) look() {
 	}
 	s.fill(peers)
 	s.trim(neighbors)
+}
+
+// outlived says whether a link is left over from the time when its peer was believed alive. A dial may succeed just after
+// that has ended, so ours are of no use however they came about; but a peer that dials us may be alive without our knowing it yet.
+func (s *Syncer) outlived(l *link, before, now map[catalog.NodeID]bool) bool {
+	if now[l.peer.ID] {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return before[l.peer.ID] || l.outgoing && s.catchups[l.peer.ID] == 0
 }
 
 // fill compares with peers in the order given until there are enough links. Comparing

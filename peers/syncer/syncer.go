@@ -111,6 +111,7 @@ type Syncer struct {
 	dialing  map[catalog.NodeID]chan struct{} // closed when the dial is over
 	pending  map[catalog.NodeID]bool          // in queue, or being exchanged with
 	alive    map[catalog.NodeID]bool          // as of the last look
+	catchups map[catalog.NodeID]int           // under way, see Catchup
 	refusals map[catalog.NodeID]*refusal
 	lazy     map[catalog.NodeID]bool        // linked peers to whom what is passed on is only named
 	named    map[*link]catalog.Vector       // what waits to be named
@@ -132,6 +133,7 @@ func New(ctx context.Context, config Config) (*Syncer, error) {
 		dialing:  map[catalog.NodeID]chan struct{}{},
 		pending:  map[catalog.NodeID]bool{},
 		alive:    map[catalog.NodeID]bool{},
+		catchups: map[catalog.NodeID]int{},
 		refusals: map[catalog.NodeID]*refusal{},
 		lazy:     map[catalog.NodeID]bool{},
 		named:    map[*link]catalog.Vector{},
@@ -239,8 +241,18 @@ func (s *Syncer) PeersChanged() {
 func (s *Syncer) Publish(records ...catalog.Record) { s.forward(records, "") }
 
 // Catchup exchanges everything with one peer, both ways. It is for a start or a join,
-// before anything is withdrawn.
+// before anything is withdrawn; the peer need not be believed alive yet.
 func (s *Syncer) Catchup(ctx context.Context, peer Peer) error {
+	s.mu.Lock()
+	s.catchups[peer.ID]++
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		if s.catchups[peer.ID]--; s.catchups[peer.ID] == 0 {
+			delete(s.catchups, peer.ID)
+		}
+		s.mu.Unlock()
+	}()
 	if err := s.exchange(ctx, peer); err != nil {
 		return fmt.Errorf("catching up with %s: %w", s.config.NameOf(peer.ID), err)
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/meshd/meshd/catalog"
+	"github.com/meshd/meshd/peers/meshnet/memnet"
 )
 
 func TestPushReachesAllAtOnce(t *testing.T) {
@@ -191,6 +192,50 @@ func TestRestartedPeerIsLinkedAgain(t *testing.T) {
 			c.publish(0, document(peerOf(0).ID, seq, 0))
 			within(t, 5*time.Second, "push to the restarted", func() bool { return c.have(c.all(), 0, seq) })
 		}
+	})
+}
+
+// TestLateDialLeavesNoLink: a peer is believed dead while it is dialled. If it answers after all, that is of no use any more.
+func TestLateDialLeavesNoLink(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		fabric := memnet.New(0)
+		fabric.Cut(func(_, _ netip.Addr) bool { return true })
+		c := newClusterOn(t, 2, fabric, fabric.Host) // each dials the other, which takes until the caller gives up
+		within(t, dialTimeout/2, "they dial", func() bool {
+			for _, n := range c.nodes {
+				n.Syncer.mu.Lock()
+				dialing := len(n.dialing)
+				n.Syncer.mu.Unlock()
+				if dialing == 0 {
+					return false
+				}
+			}
+			return true
+		})
+		c.change(func() { c.apart = func(_, _ int) bool { return true } })
+		within(t, dialTimeout/2, "nobody is believed alive", func() bool {
+			for _, n := range c.nodes {
+				n.Syncer.mu.Lock()
+				alive := len(n.Syncer.alive)
+				n.Syncer.mu.Unlock()
+				if alive > 0 {
+					return false
+				}
+			}
+			return true
+		})
+		fabric.Cut(nil) // the dials succeed
+		within(t, 3*compareEvery, "connections closed", func() bool {
+			for _, n := range c.nodes {
+				n.Syncer.mu.Lock()
+				busy := len(n.dialing) + len(n.links)
+				n.Syncer.mu.Unlock()
+				if busy > 0 {
+					return false
+				}
+			}
+			return fabric.Conns(peerOf(0).Address) == 0
+		})
 	})
 }
 
