@@ -144,11 +144,17 @@ func (c *cluster) allSee(from []int, j int, want Status) bool {
 	return true
 }
 
-// allAlive says whether all see all alive. A suspect counts: on a loaded machine
-// a probe may well take too long.
+// allAlive says whether all see all alive.
 func (c *cluster) allAlive() bool {
-	for i := range c.nodes {
-		for j := range c.nodes {
+	all := c.others(-1)
+	return c.allSeeAlive(all, all)
+}
+
+// allSeeAlive says whether each of the nodes of from thinks that of each of the others. A suspect counts: on a loaded machine
+// a probe may well take too long.
+func (c *cluster) allSeeAlive(from, others []int) bool {
+	for _, i := range from {
+		for _, j := range others {
 			if s := c.statusOf(i, j); s != Alive && s != Suspect {
 				return false
 			}
