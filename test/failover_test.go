@@ -109,13 +109,16 @@ func (w *lineWriter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// hold opens connections until each replica has two or more.
+// standing is how many connections stand: so many that among two replicas one without any is once in ten million times.
+const standing = 24
+
+// hold opens connections, of which each replica has some.
 func hold(t *testing.T, m *lab.Mesh, what string, from *lab.Host, command ...string) *heldConnections {
 	t.Helper()
 	h := &heldConnections{what: what, ended: map[string]int{}, open: map[string]int{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
-	for range 12 {
+	for range standing {
 		var replica string
 		cmd := from.Command(ctx, command[0], command[1:]...)
 		cmd.Stdout = &lineWriter{fn: func(line string) {
@@ -138,7 +141,7 @@ func hold(t *testing.T, m *lab.Mesh, what string, from *lab.Host, command ...str
 	within(t, 10*time.Second, "connections stand "+what, func() error {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		if h.open["h2"]+h.open["h3"] != 12 || h.open["h3"] == 0 {
+		if h.open["h2"]+h.open["h3"] != standing || h.open["h3"] == 0 {
 			return fmt.Errorf("%v open, %v ended", h.open, h.ended)
 		}
 		return nil

@@ -89,7 +89,7 @@ func TestReplicaGoes(t *testing.T) {
 			newNetwork(t, shared, "goes")
 			flags := []string{
 				"--network", "goes", "--service", "svc", "--publish", "8098:80", "--publish", "8098:80/udp",
-				"--health", "tcp:80", "--health-interval", "100ms", "--health-timeout", "100ms", "--health-retries", "2",
+				"--health", "tcp:80", "--health-interval", "100ms", "--health-timeout", "1s", "--health-retries", "2",
 			}
 			serve(t, shared, shared.Host("h2"), "h2", flags...)
 			going := serve(t, shared, h3, "h3", flags...)
