@@ -17,6 +17,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOBUILD     := CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 
 .DEFAULT_GOAL := build
+.NOTPARALLEL: # tests need the processors, whatever -j says
 .PHONY: fuzz build demo test test-vm fast lint unit race scenarios sim bench-scale bench-agents bench-lb lab lab-docker lab-down deps install clean demo-docker scenarios-docker bench-docker soak-docker
 
 build: ## the binaries, in bin/
