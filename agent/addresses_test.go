@@ -81,7 +81,7 @@ func (c *claimants) confirm(ctx context.Context, from string, version catalog.Do
 			continue
 		}
 		c.meet(c.nodes[from], other)
-		if held, ok := (syncStore{other.store}).Version(nodeOf(from)); !ok || held.Less(version) {
+		if held, ok := other.store.forSyncer().Version(nodeOf(from)); !ok || held.Less(version) {
 			c.t.Errorf("%s asks for %+v, which its store does not hold", from, version)
 		}
 	}

@@ -205,7 +205,7 @@ func (w *world) fullDisk(dir string) {
 		t.Errorf("there is room again: %v", err)
 	}
 	back := w.store(dir, "a")
-	if version, _ := (syncStore{back}).Version(nodeOf("b")); back.Own().Name != "beta" || version.Sequence != 9 || len(openTestLocals(t, dir).All()) != 0 {
+	if version, _ := back.forSyncer().Version(nodeOf("b")); back.Own().Name != "beta" || version.Sequence != 9 || len(openTestLocals(t, dir).All()) != 0 {
 		t.Errorf("%q, %+v: not all came to disk", back.Own().Name, version)
 	}
 }

@@ -254,7 +254,7 @@ func (s *session) startPeers(ctx context.Context) error {
 		return err
 	}
 	s.syncer, err = syncer.New(ctx, syncer.Config{
-		Self: s.store.self, Address: address, Network: network, Store: syncStore{s.store},
+		Self: s.store.self, Address: address, Network: network, Store: s.store.forSyncer(),
 		PeerOf: s.peerOf, Alive: s.alivePeers, Applied: s.applied, Logger: s.log,
 		NameOf: func(id catalog.NodeID) string { return nodeName(s.store.View(), id) },
 	})

@@ -323,46 +323,15 @@ func (s *store) Sponsor(req door.Request) (catalog.Record, error) {
 }
 
 // syncStore is the store as the syncer sees it.
-type syncStore struct{ *store }
+type syncStore struct {
+	syncer.Shared
+	store *store
+}
+
+func (s *store) forSyncer() syncStore {
+	return syncStore{syncer.Shared{Lock: &s.mu, Catalog: s.catalog, Self: s.self}, s}
+}
 
 func (s syncStore) Merge(recs []catalog.Record) ([]catalog.Record, []error) {
 	return s.store.Merge(recs...)
-}
-
-func (s syncStore) Digest() []byte {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	digest := s.catalog.Digest()
-	return digest[:]
-}
-
-// Look lets the syncer compare what the catalog holds.
-func (s syncStore) Look(f func(syncer.Holdings)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	f(s.catalog)
-}
-
-func (s syncStore) Version(node catalog.NodeID) (catalog.DocumentVersion, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, version, ok := s.catalog.Document(node)
-	return version, ok
-}
-
-// Acknowledge is what this host says of a peer's document, once that is applied.
-func (s syncStore) Acknowledge(peer catalog.NodeID) claims.Ack {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	ack := claims.Ack{Shutout: s.catalog.Shutout()}
-	_, ack.Held, _ = s.catalog.Document(peer)
-	_, ack.Own, _ = s.catalog.Document(s.self)
-	return ack
-}
-
-// Counts says whether a peer's acknowledgement counts.
-func (s syncStore) Counts(peer catalog.NodeID, asked catalog.DocumentVersion, ack claims.Ack) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return claims.Counts(s.catalog, s.self, peer, asked, ack)
 }

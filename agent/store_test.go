@@ -162,7 +162,7 @@ func TestConcurrentUpdatesAndMerges(t *testing.T) {
 	if len(own.Claims) != 4*each || own.Sequence != 4*each {
 		t.Errorf("%d of %d claims in version %d", len(own.Claims), 4*each, own.Sequence)
 	}
-	if version, _ := (syncStore{s}).Version(nodeOf("b")); version.Sequence != 4*each {
+	if version, _ := s.forSyncer().Version(nodeOf("b")); version.Sequence != 4*each {
 		t.Errorf("b's document is version %d", version.Sequence)
 	}
 	if err := s.settle(); err != nil || w.store(dir, "a").catalog.Digest() != s.catalog.Digest() {

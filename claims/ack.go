@@ -9,6 +9,14 @@ type Ack struct {
 	Shutout catalog.Digest          `json:"shutout"` // of the revocations that the member holds
 }
 
+// Acknowledge is what the holder of c answers to asker, whose document it has applied.
+func Acknowledge(c *catalog.Catalog, self, asker catalog.NodeID) Ack {
+	ack := Ack{Shutout: c.Shutout()}
+	_, ack.Held, _ = c.Document(asker)
+	_, ack.Own, _ = c.Document(self)
+	return ack
+}
+
 // Counts says whether an acknowledgement counts for the holder of c, who asked for version
 // asked of its document.
 //

@@ -15,57 +15,17 @@ import (
 	"time"
 
 	"github.com/meshd/meshd/catalog"
-	"github.com/meshd/meshd/claims"
 	"github.com/meshd/meshd/peers/meshnet"
 	"github.com/meshd/meshd/peers/meshnet/memnet"
 )
 
 // catalogStore is a Store on the real catalog.
-type catalogStore struct {
-	mu      sync.Mutex // guards catalog
-	catalog *catalog.Catalog
-	self    catalog.NodeID
-}
+type catalogStore struct{ Shared }
 
-func (s *catalogStore) Merge(records []catalog.Record) (news []catalog.Record, rejected []error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.catalog.Merge(catalog.Millis(time.Now().UnixMilli()), records...)
-}
-
-func (s *catalogStore) Digest() []byte {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	d := s.catalog.Digest()
-	return d[:]
-}
-
-func (s *catalogStore) Look(f func(Holdings)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	f(s.catalog)
-}
-
-func (s *catalogStore) Version(node catalog.NodeID) (catalog.DocumentVersion, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, v, ok := s.catalog.Document(node)
-	return v, ok
-}
-
-func (s *catalogStore) Acknowledge(peer catalog.NodeID) claims.Ack {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	ack := claims.Ack{Shutout: s.catalog.Shutout()}
-	_, ack.Held, _ = s.catalog.Document(peer)
-	_, ack.Own, _ = s.catalog.Document(s.self)
-	return ack
-}
-
-func (s *catalogStore) Counts(peer catalog.NodeID, asked catalog.DocumentVersion, ack claims.Ack) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return claims.Counts(s.catalog, s.self, peer, asked, ack)
+func (s catalogStore) Merge(records []catalog.Record) (news []catalog.Record, rejected []error) {
+	s.Lock.Lock()
+	defer s.Lock.Unlock()
+	return s.Catalog.Merge(catalog.Millis(time.Now().UnixMilli()), records...)
 }
 
 func keyOf(name string) ed25519.PrivateKey {
@@ -94,7 +54,7 @@ type realMesh struct {
 	token  catalog.Record
 	names  []string
 	peers  []Peer
-	stores []*catalogStore
+	stores []catalogStore
 	nodes  []*Syncer
 }
 
@@ -145,9 +105,9 @@ func (m *realMesh) part() {
 // peerAt asks the view of one host who is at an address.
 func (m *realMesh) peerAt(i int, address netip.Addr) (catalog.NodeID, bool) {
 	s := m.stores[i]
-	s.mu.Lock()
-	view := s.catalog.View()
-	s.mu.Unlock()
+	s.Lock.Lock()
+	view := s.Catalog.View()
+	s.Lock.Unlock()
 	for _, member := range view.Members {
 		if member.Address == address && !member.Evicted {
 			return member.ID, true
@@ -194,7 +154,7 @@ func newRealMeshOn(t *testing.T, size int, wrap func(meshnet.Network) meshnet.Ne
 		members = append(members, m.certificate(name))
 	}
 	for i := range size {
-		store := &catalogStore{catalog: catalog.New(m.mesh), self: m.peers[i].ID}
+		store := catalogStore{Shared{Lock: new(sync.Mutex), Catalog: catalog.New(m.mesh), Self: m.peers[i].ID}}
 		m.stores = append(m.stores, store)
 		if _, rejected := store.Merge(append(slices.Clone(members), m.document(i, 1))); len(rejected) > 0 {
 			t.Fatal(rejected)

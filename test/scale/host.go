@@ -13,7 +13,6 @@ import (
 
 	"github.com/meshd/meshd/agent"
 	"github.com/meshd/meshd/catalog"
-	"github.com/meshd/meshd/claims"
 	"github.com/meshd/meshd/peers/membership"
 	"github.com/meshd/meshd/peers/meshnet/memnet"
 	"github.com/meshd/meshd/peers/syncer"
@@ -111,7 +110,7 @@ func (c *cluster) start(i int, records []catalog.Record) (*host, error) {
 		tasks = append(tasks, h.membership.Run, h.follow)
 	}
 	h.syncer, err = syncer.New(ctx, syncer.Config{
-		Self: c.mesh.nodes[i], Address: c.addresses[i], Network: wire{network, &h.traffic, false}, Store: store{h},
+		Self: c.mesh.nodes[i], Address: c.addresses[i], Network: wire{network, &h.traffic, false}, Store: h.store(),
 		Alive: h.alive, PeerOf: h.peerOf, Applied: func(context.Context) error { return nil },
 		NameOf: func(id catalog.NodeID) string { return string(id) }, Logger: log,
 	})
@@ -290,7 +289,14 @@ func (h *host) peerOf(address netip.Addr) (catalog.NodeID, bool) {
 }
 
 // store is the host's catalog as its syncer sees it.
-type store struct{ *host }
+type store struct {
+	syncer.Shared
+	*host
+}
+
+func (h *host) store() store {
+	return store{syncer.Shared{Lock: &h.mu, Catalog: h.catalog, Self: h.cluster.mesh.nodes[h.number]}, h}
+}
 
 func (s store) Merge(records []catalog.Record) ([]catalog.Record, []error) {
 	s.work(time.Duration(len(records)) * s.cluster.costs.parse)
@@ -309,39 +315,4 @@ func (s store) Merge(records []catalog.Record) ([]catalog.Record, []error) {
 		}
 	}
 	return news, rejected
-}
-
-func (s store) Digest() []byte {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	d := s.catalog.Digest()
-	return d[:]
-}
-
-func (s store) Look(f func(syncer.Holdings)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	f(s.catalog)
-}
-
-func (s store) Version(node catalog.NodeID) (catalog.DocumentVersion, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, v, ok := s.catalog.Document(node)
-	return v, ok
-}
-
-func (s store) Acknowledge(peer catalog.NodeID) claims.Ack {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	ack := claims.Ack{Shutout: s.catalog.Shutout()}
-	_, ack.Held, _ = s.catalog.Document(peer)
-	_, ack.Own, _ = s.catalog.Document(s.cluster.mesh.nodes[s.number])
-	return ack
-}
-
-func (s store) Counts(peer catalog.NodeID, asked catalog.DocumentVersion, ack claims.Ack) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return claims.Counts(s.catalog, s.cluster.mesh.nodes[s.number], peer, asked, ack)
 }

@@ -211,8 +211,8 @@ func (c *cluster) settle(t *testing.T) times {
 // equal fails the test unless all hosts hold the same.
 func (c *cluster) equal(t *testing.T) {
 	within(t, time.Minute, 100*time.Millisecond, "all hold the same", func() bool {
-		want := store{c.hosts[0]}.Digest()
-		return !slices.ContainsFunc(c.hosts, func(h *host) bool { return !slices.Equal(store{h}.Digest(), want) })
+		want := c.hosts[0].store().Digest()
+		return !slices.ContainsFunc(c.hosts, func(h *host) bool { return !slices.Equal(h.store().Digest(), want) })
 	})
 }
 
@@ -284,7 +284,7 @@ func (c *cluster) join(t *testing.T) (has, everywhere time.Duration) {
 		t.Fatal(err)
 	}
 	within(t, time.Minute, 20*time.Millisecond, "the newcomer has all", func() bool {
-		return len(h.alive()) == m.size && slices.Equal(store{h}.Digest(), store{sponsor}.Digest())
+		return len(h.alive()) == m.size && slices.Equal(h.store().Digest(), sponsor.store().Digest())
 	})
 	has = time.Since(began)
 	within(t, time.Minute, 20*time.Millisecond, "all have the newcomer", func() bool {

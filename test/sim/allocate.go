@@ -289,9 +289,7 @@ func (h *host) confirm(asker *host, version catalog.DocumentVersion, wanted func
 		if h.full && !h.w.bug.is(ackWithoutDisk) {
 			return // what it would forget it does not acknowledge
 		}
-		_, held, _ := h.cat.Document(asker.id)
-		_, own, _ := h.cat.Document(h.id)
-		ack := claims.Ack{Held: held, Own: own, Shutout: h.cat.Shutout()}
+		ack := claims.Acknowledge(h.cat, h.id, asker.id)
 		h.w.net.send(h, asker, func() {
 			if !wanted() {
 				return
