@@ -92,22 +92,15 @@ func (a *Agent) dockerSocket() string { return filepath.Join(a.cfg.RuntimeDir, "
 
 // keepStandIn starts the process that answers Docker again when it has ended.
 func (a *Agent) keepStandIn(ctx context.Context) error {
-	ticker := time.NewTicker(2 * time.Second)
-	defer ticker.Stop()
 	told := ""
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
+	return every(ctx, 2*time.Second, func() {
 		if err := docker.EnsureStandIn(ctx, dockerPlugin, a.dockerSocket(), a.version, a.log); err == nil {
 			told = ""
 		} else if ctx.Err() == nil && told != err.Error() {
 			told = err.Error()
 			a.log.Warn("Docker gets no answers", "err", err)
 		}
-	}
+	})
 }
 
 func dockerInstalled() bool {

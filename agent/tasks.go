@@ -97,14 +97,7 @@ func standings(view *catalog.View) []standing {
 // followUnderlay reads the host's addresses again: they change, and the others must know
 // where to find this host.
 func (s *session) followUnderlay(ctx context.Context) error {
-	ticker := time.NewTicker(5 * time.Second)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
+	return every(ctx, 5*time.Second, func() {
 		host, err := readHost(ctx, s.cfg, s.version, s.id)
 		if err == nil && len(host.candidates) == 0 {
 			err = errors.New("no address that others could reach") // as between two networks
@@ -114,6 +107,20 @@ func (s *session) followUnderlay(ctx context.Context) error {
 		}
 		if err != nil && ctx.Err() == nil {
 			s.log.Debug("the others keep the addresses of this host that they have", "err", err)
+		}
+	})
+}
+
+// every does something once a period, the first time after one, until ctx ends; then it returns nil.
+func every(ctx context.Context, period time.Duration, do func()) error {
+	ticker := time.NewTicker(period)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+			do()
 		}
 	}
 }
@@ -205,19 +212,12 @@ func (s *session) keepCatalog(ctx context.Context) error {
 
 // followUpstreams reads the host's resolv.conf again: hosts move between networks.
 func (s *session) followUpstreams(ctx context.Context) error {
-	ticker := time.NewTicker(5 * time.Second)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-			found := s.findUpstreams()
-			s.mu.Lock()
-			s.hostConf = found
-			s.mu.Unlock()
-		}
-	}
+	return every(ctx, 5*time.Second, func() {
+		found := s.findUpstreams()
+		s.mu.Lock()
+		s.hostConf = found
+		s.mu.Unlock()
+	})
 }
 
 func (s *session) findUpstreams() dns.HostConf {
