@@ -82,11 +82,7 @@ func TestLeaveRemovesEverything(t *testing.T) {
 	}
 	sameState(t, before, hostState(t, h))
 	// It may come back, as a new node.
-	var token struct{ Token string }
-	if err := m.MeshdJSON(ctx, m.Host("h1"), &token, "token", "create"); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := m.Meshd(ctx, h, "join", m.Host("h1").IP, "--token", token.Token); err != nil {
+	if err := m.Join(ctx, h); err != nil {
 		t.Fatal(err)
 	}
 	within(t, 5*time.Second, "it is alive again", func() error { return m.AllAlive(ctx, 3) })

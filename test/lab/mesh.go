@@ -160,6 +160,17 @@ func (m *Mesh) Form(ctx context.Context) error {
 	return Within(ctx, 20*time.Second, func() error { return m.AllAlive(ctx, len(hosts)) })
 }
 
+// Join has a host join the mesh of the first one, with a token of its own.
+func (m *Mesh) Join(ctx context.Context, h *Host) error {
+	first := m.Members()[0]
+	var made struct{ Token string }
+	if err := m.MeshdJSON(ctx, first, &made, "token", "create"); err != nil {
+		return err
+	}
+	_, err := m.Meshd(ctx, h, "join", first.IP, "--token", made.Token)
+	return err
+}
+
 // AllAlive checks that every host sees n members alive.
 func (m *Mesh) AllAlive(ctx context.Context, n int) error {
 	for _, h := range m.Members() {
