@@ -28,10 +28,10 @@ func TestJoinCrashReturn(t *testing.T) {
 				return c.allSee(c.others(1), 1, Failed)
 			})
 			t.Logf("%d nodes: failure seen by all after %s", size, took)
-			if took < 2*time.Second {
+			if took < 2*time.Second && !raceEnabled { // in real time it may have been a suspect before
 				t.Errorf("a failure after %s of silence is too hasty", took)
 			}
-			if size == 3 && took > slack*5*time.Second {
+			if size == 3 && took > stretch(5*time.Second) {
 				t.Errorf("a failure among three was seen after %s, want at most 5s", took)
 			}
 			if !suspected && !raceEnabled {
@@ -51,7 +51,7 @@ func TestQuickRestartGoesUnnoticed(t *testing.T) {
 		c.stop(2)
 		c.start(2)
 		holds(t, 8*time.Second, "the restarted node is not failed", func() bool {
-			return c.statusOf(0, 2) != Failed && c.statusOf(1, 2) != Failed
+			return raceEnabled || c.statusOf(0, 2) != Failed && c.statusOf(1, 2) != Failed
 		})
 		within(t, time.Second, "alive", c.allAlive)
 	})
@@ -81,11 +81,13 @@ func TestLeaveIsFast(t *testing.T) {
 			if err := c.nodes[0].Leave(context.Background()); err != nil {
 				t.Fatal(err)
 			}
-			if took := time.Since(start); took > slack*time.Second {
-				t.Errorf("%d nodes: leaving took %s", size, took)
+			left := time.Since(start)
+			within(t, time.Second, "leave seen", func() bool { return c.allSee(c.others(0), 0, Left) })
+			seen := time.Since(start)
+			t.Logf("%d nodes: left after %s, and seen by all after %s", size, left, seen)
+			if seen > stretch(time.Second) {
+				t.Error("that is too late")
 			}
-			within(t, time.Until(start.Add(time.Second)), "leave seen", func() bool { return c.allSee(c.others(0), 0, Left) })
-			t.Logf("%d nodes: left, and seen by all, after %s", size, time.Since(start))
 			if err := <-c.nodes[0].done; err != nil {
 				t.Error(err)
 			}
@@ -165,7 +167,10 @@ func TestStrangersAreNotLetIn(t *testing.T) {
 			done := make(chan error, 1)
 			go func() { done <- m.Run(ctx) }()
 			within(t, 10*time.Second, name+" reached the mesh", func() bool { return len(m.Members()) > 2 })
-			holds(t, 5*time.Second, name+" stays out", func() bool { return len(c.nodes[0].Members()) == 3 && c.allAlive() })
+			holds(t, 5*time.Second, name+" stays out", func() bool {
+				return len(c.nodes[0].Members()) == 3 && c.steady(c.others(-1), c.others(-1))
+			})
+			within(t, time.Second, "the members live", c.allAlive)
 			cancel()
 			if err := <-done; err != nil {
 				t.Error(err)
@@ -186,8 +191,9 @@ func TestRemoveCutsOff(t *testing.T) {
 			c.nodes[i].Remove(gone)
 		}
 		holds(t, 10*time.Second, "the evicted node is not listed, the others live", func() bool {
-			return c.allSee([]int{0, 1, 2}, 3, "") && c.allSeeAlive([]int{0, 1, 2}, []int{0, 1, 2})
+			return c.allSee(c.others(3), 3, "") && c.steady(c.others(3), c.others(3))
 		})
+		within(t, time.Second, "the others live", func() bool { return c.allSeeAlive(c.others(3), c.others(3)) })
 		within(t, 10*time.Second, "the evicted node is alone", func() bool {
 			return c.statusOf(3, 0) == Failed && c.statusOf(3, 1) == Failed
 		})
@@ -206,7 +212,7 @@ func TestChangesPoke(t *testing.T) {
 		for c.statusOf(0, 1) != Failed {
 			select {
 			case <-c.nodes[0].Changed():
-			case <-time.After(10 * time.Second):
+			case <-time.After(stretch(10 * time.Second)):
 				t.Fatal("no poke for a failure")
 			}
 		}

@@ -21,20 +21,21 @@ func testNamespace(t *testing.T, size int) string {
 }
 
 func TestInNamespace(t *testing.T) {
+	const patience = time.Minute // in real time
 	path := testNamespace(t, 5)
 	c := newCluster(t, 5, func(netip.Addr) meshnet.Network { return meshnet.InNamespace(path) })
-	t.Logf("all see all after %s", within(t, 10*time.Second, "join", c.allAlive))
+	t.Logf("all see all after %s", await(t, patience, "join", c.allAlive))
 
 	c.stop(1)
-	t.Logf("failure seen by all after %s", within(t, 15*time.Second, "failure", func() bool { return c.allSee(c.others(1), 1, Failed) }))
+	t.Logf("failure seen by all after %s", await(t, patience, "failure", func() bool { return c.allSee(c.others(1), 1, Failed) }))
 	c.start(1)
-	t.Logf("return seen by all after %s", within(t, 10*time.Second, "return", c.allAlive))
+	t.Logf("return seen by all after %s", await(t, patience, "return", c.allAlive))
 
 	start := time.Now()
 	if err := c.nodes[0].Leave(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("leaving took %s", time.Since(start))
-	within(t, 2*time.Second, "leave", func() bool { return c.allSee(c.others(0), 0, Left) })
+	await(t, patience, "leave", func() bool { return c.allSee(c.others(0), 0, Left) })
 	t.Logf("leave seen by all after %s", time.Since(start))
 }
