@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net"
 	"time"
 )
@@ -21,6 +22,7 @@ func far(delay string) error {
 	if err != nil {
 		return err
 	}
+	fmt.Println("answering")
 	for {
 		message := make([]byte, 1500)
 		n, from, err := conn.ReadFrom(message)

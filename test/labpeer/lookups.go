@@ -14,7 +14,7 @@ import (
 const lookupPause = 2 * time.Millisecond
 
 // lookups looks a name up, over and over, each time anew: as often as until says if that is a number, else until there
-// is a file of that name. It prints how many failed and how long they took.
+// is a file of that name. There is one at least. It prints how many failed and how long they took.
 func lookups(name, until string) error {
 	resolver := &net.Resolver{PreferGo: true}
 	count, _ := strconv.Atoi(until) // no number is a file
@@ -29,15 +29,20 @@ func lookups(name, until string) error {
 	failed, last := 0, ""
 	ticker := time.NewTicker(lookupPause)
 	defer ticker.Stop()
-	for !ended(len(took)) {
+	for {
 		began := time.Now()
-		ctx, cancel := context.WithTimeout(context.Background(), timeout)
-		if _, err := resolver.LookupNetIP(ctx, "ip4", name); err != nil {
+		err := timely(func(ctx context.Context) error {
+			_, err := resolver.LookupNetIP(ctx, "ip4", name)
+			return err
+		})
+		if err != nil {
 			failed++
 			last = fmt.Sprintf(" (%v)", err)
 		}
-		cancel()
 		took = append(took, time.Since(began))
+		if ended(len(took)) {
+			break
+		}
 		<-ticker.C
 	}
 	slices.Sort(took)

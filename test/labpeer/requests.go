@@ -13,8 +13,8 @@ import (
 )
 
 // requests asks for each URL again and again, each time by a new connection, until SIGTERM. Each answer's first word
-// goes to FILE as it comes, so that others see who answers. It prints how many there were; one that fails, or takes
-// longer than the timeout, ends it with an error.
+// goes to FILE as it comes, so that others see who answers. It prints how many there were; one that fails, or is not
+// answered at all, ends it with an error.
 func requests(file string, urls []string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -28,7 +28,7 @@ func requests(file string, urls []string) error {
 	var failed error
 	var asking sync.WaitGroup
 	for _, url := range urls {
-		client := &http.Client{Timeout: timeout, Transport: &http.Transport{DisableKeepAlives: true}}
+		client := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
 		asking.Go(func() {
 			ticker := time.NewTicker(2 * time.Millisecond)
 			defer ticker.Stop()

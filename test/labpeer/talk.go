@@ -19,7 +19,7 @@ const talkPause = 50 * time.Millisecond
 func talk(addr, file string) error {
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM)
-	conn, err := net.DialTimeout("tcp", addr, 10*timeout)
+	conn, err := net.DialTimeout("tcp", addr, patience)
 	if err != nil {
 		return err
 	}
