@@ -1,6 +1,7 @@
 package test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -17,14 +18,17 @@ import (
 	"github.com/meshd/meshd/test/lab"
 )
 
-// cniPrograms builds the plugin and cnitool, the reference engine, once for all tests.
+// cniPrograms builds the plugin and cnitool, the reference engine, once for all tests. A machine that is new downloads
+// what the latter is made of.
 var cniPrograms = sync.OnceValues(func() (dir string, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
 	dir = filepath.Dir(meshdBinary)
 	for _, args := range [][]string{
 		{"build", "-o", filepath.Join(dir, "meshd-cni"), "../cmd/meshd-cni"},
 		{"install", "github.com/containernetworking/cni/cnitool@v1.3.1"}, // not of our modules: it needs more than the plugin does
 	} {
-		cmd := exec.Command("go", args...)
+		cmd := exec.CommandContext(ctx, "go", args...)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOBIN="+dir, "GOFLAGS=")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("go %s: %w: %s", strings.Join(args, " "), err, out)
@@ -107,14 +111,22 @@ func (c *cni) namespace(name string) string {
 	return "/run/netns/" + name
 }
 
-// rows are the host's endpoints that have a name.
+// endpointsNamed are the host's endpoints that have a name.
 func endpointsNamed(t *testing.T, h *lab.Host, name string) []endpointRow {
 	t.Helper()
-	var rows []endpointRow
-	if err := shared.MeshdJSON(testContext(t), h, &rows, "endpoint", "ls"); err != nil {
+	rows, err := tryEndpointsNamed(t, h, name)
+	if err != nil {
 		t.Fatal(err)
 	}
-	return slices.DeleteFunc(rows, func(r endpointRow) bool { return r.Name != name })
+	return rows
+}
+
+// tryEndpointsNamed is endpointsNamed for an agent that may not answer yet.
+func tryEndpointsNamed(t *testing.T, h *lab.Host, name string) ([]endpointRow, error) {
+	t.Helper()
+	var rows []endpointRow
+	err := shared.MeshdJSON(testContext(t), h, &rows, "endpoint", "ls")
+	return slices.DeleteFunc(rows, func(r endpointRow) bool { return r.Name != name }), err
 }
 
 func conflist(version, name, more string) string {
@@ -186,7 +198,7 @@ func TestCNI(t *testing.T) {
 		}
 		return err
 	}
-	within(t, 5*time.Second, "the alias resolves to what answers", func() error {
+	within(t, 10*time.Second, "the alias resolves to what answers", func() error {
 		out, err := h1.Run(testContext(t), "ip", "netns", "exec", "c1", "dig", "+short", "+time=1", "+tries=1", "@127.0.0.11", "cnidb.cnia.mesh.internal")
 		if err != nil {
 			return err
@@ -197,7 +209,7 @@ func TestCNI(t *testing.T) {
 		}
 		return ask(h1, vip.String()+":80", "ip", "netns", "exec", "c1")
 	})
-	within(t, 5*time.Second, "the published port answers on another host", func() error { return ask(h1, "127.0.0.1:8086") })
+	within(t, 10*time.Second, "the published port answers on another host", func() error { return ask(h1, "127.0.0.1:8086") })
 
 	// A network is left, the other stays.
 	for range 2 {
@@ -342,8 +354,8 @@ func TestCNIContainerGoesWhileTheAgentIsDown(t *testing.T) {
 		t.Fatal(err)
 	}
 	within(t, 10*time.Second, "the agent sees that the container went", func() error {
-		if rows := endpointsNamed(t, h, "goes"); len(rows) > 0 {
-			return fmt.Errorf("still there: %+v", rows)
+		if rows, err := tryEndpointsNamed(t, h, "goes"); err != nil || len(rows) > 0 {
+			return fmt.Errorf("still there: %+v, %w", rows, err)
 		}
 		return nil
 	})

@@ -13,36 +13,37 @@ import (
 // there stays, and reaches what comes.
 func TestNetworkGrows(t *testing.T) {
 	ctx := testContext(t)
-	newNetwork(t, shared, "small", "--subnet", "10.92.0.0/29")
+	small := fmt.Sprint("small", time.Now().UnixMilli()) // hosts keep the addresses of one that was for a while
+	newNetwork(t, shared, small, "--subnet", "10.92.0.0/29")
 	h1, h2, h3 := shared.Host("h1"), shared.Host("h2"), shared.Host("h3")
-	old := serve(t, shared, h1, "old", "--network", "small", "--service", "old")
-	serve(t, shared, h2, "other", "--network", "small", "--service", "old") // the subnet has one virtual IP
+	old := serve(t, shared, h1, "old", "--network", small, "--service", "old")
+	serve(t, shared, h2, "other", "--network", small, "--service", "old") // the subnet has one virtual IP
 
 	out, err := shared.Meshd(ctx, h1, "status")
-	if err == nil || !strings.Contains(out, "network small is nearly full: hosts have taken 100 % of its addresses: let it grow with: meshd network grow small") {
+	if err == nil || !strings.Contains(out, "network "+small+" is nearly full: hosts have taken 100 % of its addresses: let it grow with: meshd network grow "+small) {
 		t.Errorf("status of a full network: %v, %s", err, out)
 	}
-	out, err = shared.Meshd(ctx, h3, "run", "--network", "small", "--service", "old", "--", "true")
-	if message := fmt.Sprint(out, err); err == nil || !strings.Contains(message, "network small has no addresses left: let it grow with: meshd network grow small") {
+	out, err = shared.Meshd(ctx, h3, "run", "--network", small, "--service", "old", "--", "true")
+	if message := fmt.Sprint(out, err); err == nil || !strings.Contains(message, "network "+small+" has no addresses left: let it grow with: meshd network grow "+small) {
 		t.Errorf("an endpoint too many: %s", message)
 	}
 
-	_, err = shared.Meshd(ctx, h1, "run", "--network", "small", "--service", "new", "--", "true")
-	if err == nil || !strings.Contains(err.Error(), "network small has no virtual IPs left: let it grow with: meshd network grow small") {
+	_, err = shared.Meshd(ctx, h1, "run", "--network", small, "--service", "new", "--", "true")
+	if err == nil || !strings.Contains(err.Error(), "network "+small+" has no virtual IPs left: let it grow with: meshd network grow "+small) {
 		t.Errorf("a service too many: %v", err)
 	}
 
-	if _, err := shared.Meshd(ctx, h2, "network", "grow", "small", "--subnet", "10.93.0.0/24"); err != nil {
+	if _, err := shared.Meshd(ctx, h2, "network", "grow", small, "--subnet", "10.93.0.0/24"); err != nil {
 		t.Fatal(err)
 	}
 	within(t, 3*time.Second, "h3 knows of the new subnet", func() error {
-		out, err := shared.Meshd(ctx, h3, "network", "inspect", "small")
+		out, err := shared.Meshd(ctx, h3, "network", "inspect", small)
 		if err != nil || !strings.Contains(out, "10.93.0.0/24") {
 			return fmt.Errorf("%s, %w", out, err)
 		}
 		return nil
 	})
-	fresh := serve(t, shared, h3, "fresh", "--network", "small", "--service", "fresh")
+	fresh := serve(t, shared, h3, "fresh", "--network", small, "--service", "fresh")
 	if ip := netip.MustParseAddr(fresh.IP); !netip.MustParsePrefix("10.93.0.0/24").Contains(ip) {
 		t.Errorf("the new endpoint has %s", ip)
 	}
@@ -53,18 +54,19 @@ func TestNetworkGrows(t *testing.T) {
 	if !slices.ContainsFunc(rows, func(r endpointRow) bool { return r.ID == old.ID && r.IP == old.IP }) {
 		t.Errorf("the old endpoint had %s: %v", old.IP, rows)
 	}
+	oldVIP, freshVIP := serviceVIP(t, "old."+small), serviceVIP(t, "fresh."+small)
 	within(t, 5*time.Second, "old and new reach each other", func() error {
 		for _, ask := range []struct {
 			from   *Running
 			on, to string
-		}{{old, "h1", fresh.IP}, {fresh, "h3", old.IP}, {old, "h1", serviceVIP(t, "fresh.small")}, {fresh, "h3", serviceVIP(t, "old.small")}} {
+		}{{old, "h1", fresh.IP}, {fresh, "h3", old.IP}, {old, "h1", freshVIP}, {fresh, "h3", oldVIP}} {
 			if _, err := endpointExec(t, shared.Host(ask.on), ask.from, peerBinary, "ask", "tcp", ask.to+":80"); err != nil {
 				return fmt.Errorf("%s to %s: %w", ask.on, ask.to, err)
 			}
 		}
 		return nil
 	})
-	if _, got := dig(t, h2, "small", "-x", fresh.IP); len(got) != 1 || !strings.HasPrefix(got[0], "PTR ") {
+	if _, got := dig(t, h2, small, "-x", fresh.IP); len(got) != 1 || !strings.HasPrefix(got[0], "PTR ") {
 		t.Errorf("the name of %s: %v", fresh.IP, got)
 	}
 	within(t, 3*time.Second, "nothing is wrong any more", func() error {
@@ -79,7 +81,7 @@ func TestRoutesOfHosts(t *testing.T) {
 	ctx := testContext(t)
 	newNetwork(t, shared, "wide", "--subnet", "10.94.0.0/16")
 	h1, h2 := shared.Host("h1"), shared.Host("h2")
-	routes := []string{"10.94.7.0/24", "10.95.0.0/16"}
+	routes := []string{"10.95.0.0/16", "10.94.7.0/24"} // who has been told of the second knows of the first
 	for _, route := range routes {
 		if _, err := h2.Run(ctx, "ip", "route", "add", "unreachable", route); err != nil {
 			t.Fatal(err)

@@ -4,9 +4,11 @@ package test
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -62,10 +64,10 @@ func buildWith(ctx context.Context, variable, value string) (string, error) {
 // reporting holds the names of the tests that report on the shared mesh when they fail.
 var reporting sync.Map
 
-// testContext ends before the test's own limit, so that clean-up has its time.
+// testContext ends after a time in which nothing goes on but a test that hangs.
 func testContext(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
 	t.Cleanup(cancel)
 	if _, before := reporting.LoadOrStore(t.Name(), true); !before {
 		t.Cleanup(func() {
@@ -80,7 +82,7 @@ func testContext(t *testing.T) context.Context {
 // report logs what is known of the hosts when a test has failed.
 func report(t *testing.T, m *lab.Mesh) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	const look = `for ns in /run/meshd/netns /run/meshd/endpoints/*; do
 		echo "# $ns"; nsenter --net=$ns sh -c 'ip -br addr; ip route; ip neigh; bridge fdb show | grep -v "33:33\|01:00:5e"; nft list ruleset' 2>&1
@@ -113,7 +115,16 @@ func newNetwork(t *testing.T, m *lab.Mesh, name string, args ...string) {
 		})
 		if err != nil {
 			t.Errorf("removing network %s: %v", name, err)
+			return
 		}
+		within(t, 20*time.Second, "network "+name+" is gone everywhere", func() error { // the next may have its name
+			for _, h := range m.Members() {
+				if _, err := m.Meshd(context.Background(), h, "network", "inspect", name); err == nil {
+					return fmt.Errorf("%s still has it", h.Name)
+				}
+			}
+			return nil
+		})
 	})
 }
 
@@ -142,11 +153,38 @@ type endpointRow struct {
 	ID, Name, Service, Network, Node, IP, IP6, MAC, Health string
 }
 
-// start runs a command as an endpoint on a host until the test ends.
+// start runs a command as an endpoint on a host until the test ends, and returns when all members know of it.
 func start(t *testing.T, m *lab.Mesh, h *lab.Host, flags []string, command ...string) *Running {
 	t.Helper()
+	r := startApart(t, m, h, flags, command...)
+	within(t, 10*time.Second, "everybody knows of it", func() error { return known(testContext(t), m, r.ID) })
+	return r
+}
+
+// known fails while a member does not list an endpoint, which has this ID or name, as healthy.
+func known(ctx context.Context, m *lab.Mesh, endpoint string) error {
+	for _, h := range m.Members() {
+		var rows []endpointRow
+		if err := m.MeshdJSON(ctx, h, &rows, "endpoint", "ls"); err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(rows, func(r endpointRow) bool {
+			return (r.ID == endpoint || r.Name == endpoint) && r.Health == "healthy"
+		}) {
+			return fmt.Errorf("%s lists no healthy endpoint %s: %v", h.Name, endpoint, rows)
+		}
+	}
+	return nil
+}
+
+// endpointName is a new one.
+func endpointName(h *lab.Host) string { return fmt.Sprintf("%s-%d", h.Name, time.Now().UnixNano()) }
+
+// startApart is start for a host that the others need not hear of.
+func startApart(t *testing.T, m *lab.Mesh, h *lab.Host, flags []string, command ...string) *Running {
+	t.Helper()
 	ctx := testContext(t)
-	name := fmt.Sprintf("%s-%d", h.Name, time.Now().UnixNano())
+	name := endpointName(h)
 	args := append([]string{"run", "--name", name}, flags...)
 	args = append(append(args, "--"), command...)
 	r := &Running{cmd: h.Command(context.Background(), m.Binary, args...), output: &strings.Builder{}}
@@ -166,9 +204,9 @@ func start(t *testing.T, m *lab.Mesh, h *lab.Host, flags []string, command ...st
 		select {
 		case <-ended:
 			return nil
-		case <-time.After(30 * time.Second):
+		case <-time.After(time.Minute):
 			_ = signalChildren(r.cmd.Process.Pid, syscall.SIGKILL)
-			return fmt.Errorf("%s did not end within 30 s of SIGTERM", name)
+			return fmt.Errorf("%s did not end within a minute of SIGTERM", name)
 		}
 	}
 	t.Cleanup(func() {
@@ -176,7 +214,7 @@ func start(t *testing.T, m *lab.Mesh, h *lab.Host, flags []string, command ...st
 			t.Error(err)
 		}
 	})
-	within(t, 10*time.Second, "endpoint on "+h.Name+" is there", func() error {
+	within(t, 30*time.Second, "endpoint on "+h.Name+" is there", func() error {
 		select {
 		case err := <-ended:
 			ended <- err
@@ -198,15 +236,28 @@ func start(t *testing.T, m *lab.Mesh, h *lab.Host, flags []string, command ...st
 	return r
 }
 
-// serve starts a labpeer server called name on port 80.
+// serve starts a labpeer server called name on port 80, and returns when it listens and all members know of it.
 func serve(t *testing.T, m *lab.Mesh, h *lab.Host, name string, flags ...string) *Running {
 	t.Helper()
 	r := start(t, m, h, flags, peerBinary, "serve", name, "80")
-	within(t, 5*time.Second, name+" listens", func() error {
-		_, err := h.Run(testContext(t), "nsenter", "--net=/run/meshd/endpoints/"+r.ID, peerBinary, "ask", "tcp", "127.0.0.1:80")
+	listens(t, h, r, name)
+	return r
+}
+
+// serveApart is serve for a host that the others need not hear of.
+func serveApart(t *testing.T, m *lab.Mesh, h *lab.Host, name string, flags ...string) *Running {
+	t.Helper()
+	r := startApart(t, m, h, flags, peerBinary, "serve", name, "80")
+	listens(t, h, r, name)
+	return r
+}
+
+func listens(t *testing.T, h *lab.Host, r *Running, name string) {
+	t.Helper()
+	within(t, 30*time.Second, name+" listens", func() error {
+		_, err := endpointExec(t, h, r, peerBinary, "ask", "tcp", "127.0.0.1:80")
 		return err
 	})
-	return r
 }
 
 // signalChildren signals the processes that a nsenter has forked.
@@ -224,13 +275,42 @@ func signalChildren(pid int, sig syscall.Signal) error {
 	return nil
 }
 
-// inside runs a command as an endpoint and returns what it printed.
+// atOnce runs a command as an endpoint and returns what it printed. Others may not have heard of the endpoint yet.
+func atOnce(t *testing.T, m *lab.Mesh, h *lab.Host, network string, command ...string) (string, error) {
+	t.Helper()
+	out, err := m.Meshd(testContext(t), h, append([]string{"run", "--network", network, "--"}, command...)...)
+	return strings.TrimSpace(out), err
+}
+
+// inside runs a command as an endpoint that all members know, so that their answers find it, and returns what it printed.
 func inside(t *testing.T, m *lab.Mesh, h *lab.Host, network string, command ...string) (string, error) {
 	t.Helper()
-	args := []string{"run"}
-	for _, n := range strings.Split(network, ",") {
-		args = append(args, "--network", n)
+	ctx, name := testContext(t), endpointName(h)
+	const waiting = `read -r go && exec "$@"`
+	cmd := h.Command(ctx, m.Binary, append([]string{"run", "--name", name, "--network", network, "--", "sh", "-c", waiting, "sh"}, command...)...)
+	var stdout, stderr strings.Builder
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return "", err
 	}
-	out, err := m.Meshd(testContext(t), h, append(append(args, "--"), command...)...)
-	return strings.TrimSpace(out), err
+	if err := cmd.Start(); err != nil {
+		return "", err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	err = lab.Within(ctx, 10*time.Second, func() error {
+		if len(ended) > 0 {
+			return nil // without having begun, which it says
+		}
+		return known(ctx, m, name)
+	})
+	if err == nil {
+		_, _ = io.WriteString(stdin, "go\n") // one that has ended does not read it
+	}
+	_ = stdin.Close()
+	if failed := <-ended; err == nil && failed != nil {
+		err = &lab.CommandError{Host: h.Name, Args: cmd.Args, Err: failed, Stderr: strings.TrimSpace(stderr.String())}
+	}
+	return strings.TrimSpace(stdout.String()), err
 }

@@ -16,12 +16,12 @@ func TestEverybodyReachesEverybody(t *testing.T) {
 	two := serve(t, shared, shared.Host("h2"), "two", "--network", "reach")
 	for _, from := range shared.Members() {
 		for _, try := range [][]string{
-			{peerBinary, "ask", "tcp", "db:80"},
-			{peerBinary, "ask", "udp", "db.reach:80"},
-			{peerBinary, "ask", "tcp", two.IP + ":80"},
-			{peerBinary, "ask", "udp", "[" + two.IP6 + "]:80"},
-			{"ping", "-c1", "-W2", "db"},
-			{"ping", "-c1", "-W2", two.IP6},
+			{peerBinary, "patient", "ask", "tcp", "db:80"},
+			{peerBinary, "patient", "ask", "udp", "db.reach:80"},
+			{peerBinary, "patient", "ask", "tcp", two.IP + ":80"},
+			{peerBinary, "patient", "ask", "udp", "[" + two.IP6 + "]:80"},
+			{"ping", "-c1", "-W10", "db"},
+			{"ping", "-c1", "-W10", two.IP6},
 		} {
 			if out, err := inside(t, shared, from, "reach", try...); err != nil {
 				t.Errorf("from %s: %v: %s", from.Name, err, out)
@@ -43,7 +43,7 @@ func TestFullSizePacketsPass(t *testing.T) {
 	server := serve(t, shared, shared.Host("h1"), "one", "--network", "size")
 	for header, address := range map[int]string{28: server.IP, 48: server.IP6} {
 		size := fmt.Sprint(network.MTU - header)
-		if _, err := inside(t, shared, shared.Host("h2"), "size", "ping", "-M", "do", "-c2", "-W2", "-s", size, address); err != nil {
+		if _, err := inside(t, shared, shared.Host("h2"), "size", "ping", "-M", "do", "-c2", "-W10", "-s", size, address); err != nil {
 			t.Errorf("a packet of the full %d bytes: %v", network.MTU, err)
 		}
 		over := fmt.Sprint(network.MTU - header + 1)
@@ -84,7 +84,7 @@ func TestNetworksAreIsolated(t *testing.T) {
 	}
 	right := serve(t, shared, shared.Host("h2"), "right", "--network", "right", "--service", "svc")
 	for network, want := range map[string]string{"left": "left", "right": "right"} {
-		out, err := inside(t, shared, shared.Host("h3"), network, peerBinary, "ask", "tcp", "svc:80")
+		out, err := inside(t, shared, shared.Host("h3"), network, peerBinary, "patient", "ask", "tcp", "svc:80")
 		if err != nil || !strings.HasPrefix(out, want+" ") {
 			t.Errorf("svc on %s: %q, %v", network, out, err)
 		}
@@ -117,7 +117,7 @@ func TestUnderlayCarriesOnlyTunnelAndDoor(t *testing.T) {
 	one := serve(t, m, m.Host("h1"), "one", "--network", "quiet", "--service", "db")
 	for _, address := range []string{"db:80", "[" + one.IP6 + "]:80"} {
 		for _, network := range []string{"tcp", "udp"} {
-			if out, err := inside(t, m, m.Host("h2"), "quiet", peerBinary, "ask", network, address, "20"); err != nil {
+			if out, err := inside(t, m, m.Host("h2"), "quiet", peerBinary, "patient", "ask", network, address, "20"); err != nil {
 				t.Errorf("%v: %s", err, out)
 			}
 		}

@@ -10,13 +10,23 @@ import (
 	"github.com/meshd/meshd/test/lab"
 )
 
-// dig asks as an endpoint of a network does, and returns the status and the answers.
+// dig asks once, as an endpoint of a network does, and returns the status and the answers.
 func dig(t *testing.T, h *lab.Host, network string, args ...string) (status string, answers []string) {
 	t.Helper()
-	command := append([]string{"dig", "+tries=1", "+time=3", "+noall", "+comments", "+answer"}, args...)
-	out, err := inside(t, shared, h, network, command...)
+	status, answers, err := tryDig(t, h, network, args...)
 	if err != nil {
-		t.Fatalf("dig %v: %v: %s", args, err, out)
+		t.Fatal(err)
+	}
+	return status, answers
+}
+
+// tryDig is dig for where no answer is none yet.
+func tryDig(t *testing.T, h *lab.Host, network string, args ...string) (status string, answers []string, err error) {
+	t.Helper()
+	command := append([]string{"dig", "+tries=1", "+time=30", "+noall", "+comments", "+answer"}, args...)
+	out, err := atOnce(t, shared, h, network, command...)
+	if err != nil {
+		return "", nil, fmt.Errorf("dig %v: %w: %s", args, err, out)
 	}
 	for _, line := range strings.Split(out, "\n") {
 		if _, rest, ok := strings.Cut(line, "status: "); ok {
@@ -27,7 +37,7 @@ func dig(t *testing.T, h *lab.Host, network string, args ...string) (status stri
 		}
 	}
 	slices.Sort(answers)
-	return status, answers
+	return status, answers, nil
 }
 
 func TestNames(t *testing.T) {
@@ -52,8 +62,8 @@ func TestNames(t *testing.T) {
 		t.Errorf("db AAAA: %s %v", status, got)
 	}
 	within(t, 2*time.Second, "tasks.db has both replicas", func() error {
-		if _, got := dig(t, h, "names", "tasks.db", "A"); !slices.Equal(got, replicas) {
-			return fmt.Errorf("got %v, want %v", got, replicas)
+		if _, got, err := tryDig(t, h, "names", "tasks.db", "A"); err != nil || !slices.Equal(got, replicas) {
+			return fmt.Errorf("got %v, want %v, %w", got, replicas, err)
 		}
 		return nil
 	})
@@ -110,10 +120,13 @@ func TestReachabilityFromTheCommandLine(t *testing.T) {
 	complaint(t, shared, h, 1, []string{"db.asked", "dns.upstreams"}, "dns", "query", "db.asked", "--from", client.ID) // not the mesh's for it
 	complaint(t, shared, h, 1, []string{"nosuch"}, "dns", "query", "db.asked", "--from", "nosuch")
 	for _, other := range shared.Members() {
-		out, err := shared.Meshd(testContext(t), h, "ping", other.Name, "--count", "1")
-		if err != nil || !strings.HasPrefix(out, other.Name+" answers from fd") {
-			t.Errorf("%s: %q, %v", other.Name, out, err)
-		}
+		within(t, 10*time.Second, other.Name+" answers", func() error { // a ping that took two seconds is lost
+			out, err := shared.Meshd(testContext(t), h, "ping", other.Name, "--count", "1")
+			if err != nil || !strings.HasPrefix(out, other.Name+" answers from fd") {
+				return fmt.Errorf("%q, %w", out, err)
+			}
+			return nil
+		})
 	}
 	complaint(t, shared, h, 1, []string{"outside", "meshd members"}, "ping", "outside")
 }
@@ -131,15 +144,22 @@ func TestOtherNamesGoUpstream(t *testing.T) {
 		_ = upstream.Wait() // ended by us
 	})
 	within(t, 5*time.Second, "example.test resolves", func() error {
-		status, got := dig(t, shared.Host("h1"), "fwd", "example.test", "A")
-		if status != "NOERROR" || !slices.Equal(got, []string{"A 192.0.2.7"}) {
-			return fmt.Errorf("%s %v", status, got)
+		status, got, err := tryDig(t, shared.Host("h1"), "fwd", "example.test", "A")
+		if err != nil || status != "NOERROR" || !slices.Equal(got, []string{"A 192.0.2.7"}) {
+			return fmt.Errorf("%s %v, %w", status, got, err)
 		}
 		return nil
 	})
-	if status, _ := dig(t, shared.Host("h1"), "fwd", "nosuch.test", "A"); status != "NXDOMAIN" {
-		t.Errorf("nosuch.test: %s, want the upstream's NXDOMAIN", status)
-	}
+	within(t, 10*time.Second, "nosuch.test is answered", func() error {
+		status, _, err := tryDig(t, shared.Host("h1"), "fwd", "nosuch.test", "A")
+		if err != nil || status == "SERVFAIL" { // the upstream took more than two seconds
+			return fmt.Errorf("%s, %w", status, err)
+		}
+		if status != "NXDOMAIN" {
+			t.Errorf("nosuch.test: %s, want the upstream's NXDOMAIN", status)
+		}
+		return nil
+	})
 }
 
 func serviceVIP(t *testing.T, name string) string {

@@ -24,7 +24,7 @@ func TestFullSizePacketsPassOnANarrowUnderlay(t *testing.T) {
 	newNetwork(t, m, "narrow")
 	server := serve(t, m, m.Host("h1"), "one", "--network", "narrow")
 	for size, address := range map[string]string{"1252": server.IP, "1232": server.IP6} {
-		if _, err := inside(t, m, m.Host("h2"), "narrow", "ping", "-M", "do", "-c2", "-W2", "-s", size, address); err != nil {
+		if _, err := inside(t, m, m.Host("h2"), "narrow", "ping", "-M", "do", "-c2", "-W10", "-s", size, address); err != nil {
 			t.Errorf("a packet of 1280 bytes: %v", err)
 		}
 	}

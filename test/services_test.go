@@ -44,8 +44,8 @@ func TestVirtualIPSpreadsOverReplicas(t *testing.T) {
 	if err := last.stop(); err != nil {
 		t.Fatal(err)
 	}
-	<-time.After(time.Second) // not a wait for something, but the promise: from now on
-	out, err := endpointExec(t, shared.Host("h1"), client, peerBinary, "ask", "tcp", serviceVIP(t, "web.vip")+":80", "60")
+	passed(t, lab.NewClock(), time.Second)
+	out, err := endpointExec(t, shared.Host("h1"), client, peerBinary, "patient", "ask", "tcp", serviceVIP(t, "web.vip")+":80", "60")
 	if got := answers(out); err != nil || len(got) != 2 || got["h3"] != 0 {
 		t.Errorf("a second after a replica ended: %v, %v", got, err)
 	}
@@ -59,7 +59,7 @@ func endpointExec(t *testing.T, h *lab.Host, r *Running, command ...string) (str
 func TestEndpointReachesItsOwnService(t *testing.T) {
 	newNetwork(t, shared, "own")
 	r := serve(t, shared, shared.Host("h1"), "me", "--network", "own", "--service", "self")
-	out, err := endpointExec(t, shared.Host("h1"), r, peerBinary, "ask", "tcp", serviceVIP(t, "self.own")+":80")
+	out, err := endpointExec(t, shared.Host("h1"), r, peerBinary, "patient", "ask", "tcp", serviceVIP(t, "self.own")+":80")
 	if err != nil || !strings.HasPrefix(out, "me ") {
 		t.Errorf("%q, %v", out, err)
 	}
@@ -87,7 +87,7 @@ func TestGateway(t *testing.T) {
 			return err
 		})
 	}
-	if out, err := inside(t, shared, h, "out", peerBinary, "ask", "tcp", "["+outside.IP6+"]:8000"); err != nil {
+	if out, err := inside(t, shared, h, "out", peerBinary, "patient", "ask", "tcp", "["+outside.IP6+"]:8000"); err != nil {
 		t.Errorf("by IPv6: %v: %s", err, out)
 	}
 	if out, err := inside(t, shared, h, "in", peerBinary, "ask", "tcp", outside.IP+":8000"); err == nil {
@@ -124,7 +124,7 @@ func TestPublishedPortAnswersOnEveryHost(t *testing.T) {
 		}
 	}
 	// From an endpoint, by the address of its host.
-	if out, err := inside(t, shared, shared.Host("h3"), "pub", peerBinary, "ask", "tcp", shared.Host("h3").IP+":8080"); err != nil {
+	if out, err := inside(t, shared, shared.Host("h3"), "pub", peerBinary, "patient", "ask", "tcp", shared.Host("h3").IP+":8080"); err != nil {
 		t.Errorf("from an endpoint: %v: %s", err, out)
 	}
 	if _, err := outside.Run(testContext(t), peerBinary, "ask", "tcp", shared.Host("h1").IP+":8081"); err == nil {

@@ -153,9 +153,9 @@ func TestAffinityAndPreference(t *testing.T) {
 	if err := replicas[2].stop(); err != nil {
 		t.Fatal(err)
 	}
-	back := farAway(t, h1, "30ms")
+	back := farAway(t, h1, "150ms")
 	within(t, 20*time.Second, "h1 is far away: h3 leads to h2", func() error { return onlyBy(t, h3, "tcp", "8106", "h2") })
-	farAway(t, h2, "30ms")
+	farAway(t, h2, "150ms")
 	back()
 	within(t, 20*time.Second, "h2 is far away: h3 leads to h1", func() error { return onlyBy(t, h3, "tcp", "8106", "h1") })
 	if err := onlyBy(t, h2, "tcp", "8106", "h2"); err != nil {
@@ -173,9 +173,17 @@ func farAway(t *testing.T, h *lab.Host, delay string) (back func()) {
 			t.Error(err, out)
 		}
 	}
-	far := h.Command(testContext(t), "nsenter", mesh, peerBinary, "far", delay)
+	ctx := testContext(t)
+	far := h.Command(ctx, "nsenter", mesh, peerBinary, "far", delay)
+	ready := make(chan string, 1)
+	far.Stdout = &lineWriter{fn: func(line string) { ready <- line }}
 	if err := far.Start(); err != nil {
 		t.Fatal(err)
+	}
+	select {
+	case <-ready: // a host that nobody answers for would be down
+	case <-ctx.Done():
+		t.Fatal("nobody answers pings yet")
 	}
 	ignore("1")
 	back = sync.OnceFunc(func() {
@@ -282,8 +290,8 @@ func TestTwoServicesWantOnePort(t *testing.T) {
 	cable("down")
 	t.Cleanup(func() { cable("up") })
 	publish := []string{"--network", "clash", "--publish", "8109:80"}
-	older := serve(t, shared, h1, "older", append(publish, "--service", "older")...)
-	serve(t, shared, h3, "younger", append(publish, "--service", "younger")...)
+	older := serveApart(t, shared, h1, "older", append(publish, "--service", "older")...)
+	serveApart(t, shared, h3, "younger", append(publish, "--service", "younger")...)
 	cable("up")
 	conflict := func(via *lab.Host) (string, error) {
 		var service struct{ Ports []struct{ Conflict string } }
