@@ -41,10 +41,10 @@ race: ## the same under the race detector
 	CGO_ENABLED=1 $(GO) test -race -short -count=1 $$($(GO) list ./... | grep -v '/test\|/internal/policy')
 
 scenarios: build ## whole hosts: real agents in a lab
-	$(GO) test -count=1 -timeout 20m $$($(GO) list ./test/... | grep -v -e /test/vm -e /test/docker)
+	$(GO) test -count=1 -timeout 60m $$($(GO) list ./test/... | grep -v -e /test/vm -e /test/docker)
 
 scenarios-docker: ## three Docker Engines in a lab, after the others: they need both processors
-	$(GO) test -count=1 -timeout 10m ./test/docker/
+	$(GO) test -count=1 -timeout 40m ./test/docker/
 
 soak-docker: deps bin/compose-v2 ## two hundred containers that begin with a look-up; the compose example up and down, ten times, by Compose 1 and 2; networks used at once; a hundred containers on one engine
 	$(GO) test -count=1 -timeout 20m -run 'TestFirstAct|TestCompose|TestHurry|TestManyContainers' -v ./test/docker/ -docker.first 100 -docker.hurry 30 -docker.many 100 -compose.rounds 10 -compose.v2 $(CURDIR)/bin/compose-v2

@@ -97,7 +97,7 @@ func TestPortOfAProcessIsNotStolen(t *testing.T) {
 		_ = signalChildren(server.Process.Pid, 15)
 		_ = server.Wait() // ended by us
 	})
-	within(t, 5*time.Second, "the process answers", func() error {
+	within(t, 30*time.Second, "the process answers", func() error {
 		_, err := h.Run(testContext(t), peerBinary, "ask", "tcp", "127.0.0.1:8123")
 		return err
 	})
@@ -130,7 +130,7 @@ func TestBadTokens(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, expired := token("--ttl", "1s")
-	within(t, 5*time.Second, "the token has expired", func() error {
+	within(t, 30*time.Second, "the token has expired", func() error {
 		var tokens []struct{ ID, State string }
 		if err := m.MeshdJSON(ctx, one, &tokens, "token", "ls"); err != nil {
 			return err
@@ -183,7 +183,7 @@ func TestAgentRefusesToStart(t *testing.T) {
 	if err := holder.Start(); err != nil {
 		t.Fatal(err)
 	}
-	within(t, 5*time.Second, "the port is taken", func() error {
+	within(t, 30*time.Second, "the port is taken", func() error {
 		_, err := h.Run(ctx, peerBinary, "ask", "tcp", "127.0.0.1:7946")
 		return err
 	})
@@ -210,7 +210,7 @@ func TestOccupiedWireGuardPort(t *testing.T) {
 	if err := holder.Start(); err != nil {
 		t.Fatal(err)
 	}
-	within(t, 5*time.Second, "the port is taken", func() error {
+	within(t, 30*time.Second, "the port is taken", func() error {
 		_, err := h.Run(ctx, peerBinary, "ask", "udp", "127.0.0.1:51820")
 		return err
 	})

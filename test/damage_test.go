@@ -15,7 +15,7 @@ import (
 // refusal runs an agent that must not start, and checks the last line that it says.
 func refusal(t *testing.T, m *lab.Mesh, h *lab.Host, code int, words []string, args ...string) {
 	t.Helper()
-	_, err := h.Run(testContext(t), "timeout", append([]string{"10", m.Binary, "agent"}, args...)...)
+	_, err := h.Run(testContext(t), "timeout", append([]string{"60", m.Binary, "agent"}, args...)...)
 	var failed *lab.CommandError
 	if errors.As(err, &failed) {
 		lines := strings.Split(failed.Stderr, "\n")

@@ -133,7 +133,7 @@ func TestUndrainAndLimit(t *testing.T) {
 // replaced one after the other, and no request is lost.
 func TestRollingReplacementLosesNothing(t *testing.T) {
 	newNetwork(t, shared, "roll")
-	flags := []string{"--network", "roll", "--service", "svc", "--publish", "8097:80", "--health", "http:80/health", "--health-interval", "100ms"}
+	flags := []string{"--network", "roll", "--service", "svc", "--publish", "8097:80", "--health", "http:80/health", "--health-interval", "100ms", "--health-timeout", "30s"}
 	replica := func(host, name string) *Running {
 		t.Helper()
 		return start(t, shared, shared.Host(host), flags, peerBinary, "web", name, "80")
@@ -225,7 +225,7 @@ func TestLeaveLosesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	newNetworkIn(t, m, "appnet")
-	flags := []string{"--network", "appnet", "--service", "svc", "--publish", "8080:80", "--health", "http:80/health", "--health-interval", "100ms"}
+	flags := []string{"--network", "appnet", "--service", "svc", "--publish", "8080:80", "--health", "http:80/health", "--health-interval", "100ms", "--health-timeout", "30s"}
 	for _, h := range []string{"h2", "h3"} {
 		start(t, m, m.Host(h), flags, peerBinary, "web", h, "80")
 	}

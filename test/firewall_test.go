@@ -75,20 +75,19 @@ type diagnosis struct {
 }
 
 // diagnose returns what the doctor says on a host of what is not all right.
-func diagnose(t *testing.T, m *lab.Mesh, h *lab.Host) (diagnosis, string) {
+func diagnose(t *testing.T, m *lab.Mesh, h *lab.Host) (d diagnosis, bad string, err error) {
 	t.Helper()
-	var d diagnosis
-	out, _ := m.Meshd(testContext(t), h, "doctor", "-o", "json") // it fails with a problem
+	out, failed := m.Meshd(testContext(t), h, "doctor", "-o", "json") // it fails with a problem
 	if err := json.Unmarshal([]byte(out), &d); err != nil {
-		t.Fatalf("%v: %s", err, out)
+		return d, "", fmt.Errorf("%w: %s, %w", err, out, failed)
 	}
-	var bad []string
+	var all []string
 	for _, c := range d.Checks {
 		if c.State != "ok" {
-			bad = append(bad, fmt.Sprintf("%s: %s: %s", c.State, c.Name, c.Detail))
+			all = append(all, fmt.Sprintf("%s: %s: %s", c.State, c.Name, c.Detail))
 		}
 	}
-	return d, strings.Join(bad, "\n")
+	return d, strings.Join(all, "\n"), nil
 }
 
 // A firewall that denies by default is found out by the doctor, with the words that open it. Published ports answer
@@ -109,16 +108,23 @@ func TestBehindAFirewall(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, h := range m.Members() {
-				if d, bad := diagnose(t, m, h); !d.Healthy || strings.Contains(bad, "firewall") {
-					t.Errorf("on %s without a firewall: %s", h.Name, bad)
-				}
+				within(t, 10*time.Second, "the doctor finds nothing on "+h.Name, func() error {
+					d, bad, err := diagnose(t, m, h)
+					if strings.Contains(bad, "firewall") {
+						t.Errorf("on %s without a firewall: %s", h.Name, bad)
+					}
+					if err != nil || !d.Healthy {
+						return fmt.Errorf("%s, %w", bad, err)
+					}
+					return nil
+				})
 			}
 			must(h1, wall.deny)
 			must(h2, wall.deny)
 			within(t, 10*time.Second, "the doctor finds the firewall", func() error {
 				for _, h := range m.Members() {
-					if _, bad := diagnose(t, m, h); !strings.Contains(bad, wall.command) || !strings.Contains(bad, "7946/tcp") {
-						return fmt.Errorf("on %s: %s", h.Name, bad)
+					if _, bad, err := diagnose(t, m, h); err != nil || !strings.Contains(bad, wall.command) || !strings.Contains(bad, "7946/tcp") {
+						return fmt.Errorf("on %s: %s, %w", h.Name, bad, err)
 					}
 				}
 				return nil
@@ -131,8 +137,8 @@ func TestBehindAFirewall(t *testing.T) {
 			must(h1, "setsid "+peerBinary+" serve own 9999 >/dev/null 2>&1 &") // a port of the host that nobody published
 			vip := vipOf(t, m, "web")
 			within(t, 15*time.Second, "everything works", func() error {
-				if _, bad := diagnose(t, m, h1); strings.Contains(bad, "firewall") || strings.Contains(bad, "path to") {
-					return errors.New(bad)
+				if _, bad, err := diagnose(t, m, h1); err != nil || strings.Contains(bad, "firewall") || strings.Contains(bad, "path to") {
+					return fmt.Errorf("%s, %w", bad, err)
 				}
 				for _, network := range []string{"tcp", "udp"} {
 					for _, h := range m.Members() {
@@ -148,7 +154,8 @@ func TestBehindAFirewall(t *testing.T) {
 				}
 				_, err := endpointExec(t, h1, client, peerBinary, "ask", "tcp", vip+":80")
 				_, out := endpointExec(t, h1, client, "ping", "-c1", "-W1", outside.IP)
-				return errors.Join(err, out)
+				_, own := h1.Run(ctx, peerBinary, "ask", "tcp", "127.0.0.1:9999")
+				return errors.Join(err, out, own)
 			})
 			if out, err := outside.Run(ctx, peerBinary, "ask", "tcp", h1.IP+":9999"); err == nil {
 				t.Errorf("a port that is not published answers through the firewall: %s", out)

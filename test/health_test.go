@@ -40,10 +40,11 @@ func TestHealthCheckDecidesRotation(t *testing.T) {
 			return nil
 		}
 	}
-	ask := func() (string, error) {
-		return endpointExec(t, h2, client, peerBinary, "ask", "tcp", serviceVIP(t, "svc.fit")+":80")
-	}
 	within(t, 5*time.Second, "it is healthy", state("healthy", ""))
+	vip := serviceVIP(t, "svc.fit") + ":80"
+	ask := func() (string, error) {
+		return endpointExec(t, h2, client, peerBinary, "ask", "tcp", vip)
+	}
 	within(t, 3*time.Second, "it answers", func() error { _, err := ask(); return err })
 	nft := func(command string) {
 		t.Helper()
@@ -89,7 +90,7 @@ func TestReplicaGoes(t *testing.T) {
 			newNetwork(t, shared, "goes")
 			flags := []string{
 				"--network", "goes", "--service", "svc", "--publish", "8098:80", "--publish", "8098:80/udp",
-				"--health", "tcp:80", "--health-interval", "100ms", "--health-timeout", "1s", "--health-retries", "2",
+				"--health", "tcp:80", "--health-interval", "100ms", "--health-timeout", "4s", "--health-retries", "2",
 			}
 			serve(t, shared, shared.Host("h2"), "h2", flags...)
 			going := serve(t, shared, h3, "h3", flags...)
@@ -102,7 +103,7 @@ func TestReplicaGoes(t *testing.T) {
 			}
 			began := time.Now()
 			end(t, going)
-			within(t, 10*time.Second, "nobody is led to it", func() error {
+			within(t, 20*time.Second, "nobody is led to it", func() error { // to be ill is not to answer for twice four seconds
 				for _, network := range []string{"tcp", "udp"} {
 					inside, err := endpointExec(t, h1, client, peerBinary, "ask", network, vip, "20")
 					published, err2 := outside.Run(ctx, peerBinary, "ask", network, h1.IP+":8098", "20")

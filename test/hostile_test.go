@@ -73,7 +73,7 @@ func TestNonsenseHurtsNobody(t *testing.T) {
 		}
 	}
 	within(t, 10*time.Second, "all are alive", func() error { return m.AllAlive(ctx, 3) })
-	within(t, 5*time.Second, "names and virtual IPs work", func() error {
+	within(t, 10*time.Second, "names and virtual IPs work", func() error {
 		out, err := endpointExec(t, h3, client, "dig", "+short", "+tries=1", "+time=1", "@127.0.0.11", "web")
 		if err != nil {
 			return err
@@ -81,9 +81,10 @@ func TestNonsenseHurtsNobody(t *testing.T) {
 		_, err = endpointExec(t, h3, client, peerBinary, "ask", "tcp", strings.TrimSpace(out)+":80")
 		return err
 	})
-	if out, err := m.Meshd(ctx, h1, "status"); err != nil {
-		t.Errorf("%v: %s", err, out)
-	}
+	within(t, 10*time.Second, "nothing is wrong", func() error {
+		_, err := m.Meshd(ctx, h1, "status")
+		return err
+	})
 }
 
 // One who holds all the connections to a door that it gets keeps nobody else out.

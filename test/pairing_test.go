@@ -48,7 +48,7 @@ func joinWithoutToken(t *testing.T, m *lab.Mesh, h *lab.Host, address string) *j
 	}
 	j.pid = cmd.Process.Pid
 	go func() { j.ended <- cmd.Wait() }()
-	within(t, 10*time.Second, h.Name+" shows a pairing code", func() error {
+	within(t, 30*time.Second, h.Name+" shows a pairing code", func() error {
 		_, after, found := strings.Cut(j.output.String(), "Pairing code: ")
 		if j.code, _, _ = strings.Cut(after, "\n"); !found || j.code == "" {
 			return errors.New(j.output.String())
@@ -60,13 +60,10 @@ func joinWithoutToken(t *testing.T, m *lab.Mesh, h *lab.Host, address string) *j
 
 type waitingRow struct{ Name, Code, Address string }
 
-func waitingAt(t *testing.T, m *lab.Mesh, h *lab.Host) []waitingRow {
+func waitingAt(t *testing.T, m *lab.Mesh, h *lab.Host) (rows []waitingRow, err error) {
 	t.Helper()
-	var rows []waitingRow
-	if err := m.MeshdJSON(testContext(t), h, &rows, "admit"); err != nil {
-		t.Fatal(err)
-	}
-	return rows
+	err = m.MeshdJSON(testContext(t), h, &rows, "admit")
+	return rows, err
 }
 
 // A host joins without a token: who compares the codes lets it in.
@@ -87,16 +84,16 @@ func TestPairing(t *testing.T) {
 
 	// One that gives up leaves nothing on either side.
 	j := joinWithoutToken(t, m, two, one.IP)
-	if rows := waitingAt(t, m, one); len(rows) != 1 || rows[0] != (waitingRow{"h2", j.code, two.IP}) {
-		t.Fatalf("h1 shows %+v, h2 shows %s", rows, j.code)
+	if rows, err := waitingAt(t, m, one); err != nil || len(rows) != 1 || rows[0] != (waitingRow{"h2", j.code, two.IP}) {
+		t.Fatalf("h1 shows %+v, h2 shows %s, %v", rows, j.code, err)
 	}
 	if err := signalChildren(j.pid, syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
 	<-j.ended
 	within(t, 3*time.Second, "nobody waits", func() error {
-		if rows := waitingAt(t, m, one); len(rows) != 0 {
-			return fmt.Errorf("%+v", rows)
+		if rows, err := waitingAt(t, m, one); err != nil || len(rows) != 0 {
+			return fmt.Errorf("%+v, %w", rows, err)
 		}
 		return nil
 	})

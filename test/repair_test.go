@@ -84,13 +84,16 @@ func TestDamageIsRepaired(t *testing.T) {
 	}
 	for _, together := range all {
 		damage := strings.Join(together, "; ")
-		before := repairsOf(t, m, h)
+		before, err := repairsOf(t, m, h)
+		if err != nil {
+			t.Fatal(err)
+		}
 		if _, err := h.Run(ctx, "sh", "-ec", places+damageWords+damage); err != nil {
 			t.Fatal(err)
 		}
 		within(t, 10*time.Second, "counted: "+damage, func() error {
-			if n := repairsOf(t, m, h); n == before {
-				return fmt.Errorf("still %d repairs", n)
+			if n, err := repairsOf(t, m, h); err != nil || n == before {
+				return fmt.Errorf("still %d repairs, %w", n, err)
 			}
 			return nil
 		})
@@ -110,20 +113,19 @@ func wireguardOf(t *testing.T, m *lab.Mesh, h *lab.Host) string {
 }
 
 // repairsOf is how many changes a host has had to make again.
-func repairsOf(t *testing.T, m *lab.Mesh, h *lab.Host) int {
+func repairsOf(t *testing.T, m *lab.Mesh, h *lab.Host) (total int, err error) {
 	t.Helper()
 	var status struct {
 		Repairs struct{ Counts []struct{ Changes int } }
 	}
-	out, _ := m.Meshd(testContext(t), h, "status", "-o", "json") // it fails while something is wrong
+	out, failed := m.Meshd(testContext(t), h, "status", "-o", "json") // it fails while something is wrong
 	if err := json.Unmarshal([]byte(out), &status); err != nil {
-		t.Fatal(err)
+		return 0, fmt.Errorf("%w: %s, %w", err, out, failed)
 	}
-	total := 0
 	for _, c := range status.Repairs.Counts {
 		total += c.Changes
 	}
-	return total
+	return total, nil
 }
 
 func vipOf(t *testing.T, m *lab.Mesh, service string) string {
