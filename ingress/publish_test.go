@@ -3,6 +3,7 @@ package ingress
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os/exec"
@@ -231,13 +232,103 @@ func TestOneClientPortThroughTwoHosts(t *testing.T) {
 				}
 				defer func() { _ = conn.Close() }()
 				_, peer, err := exchange(conn)
-				if err != nil || !strings.Contains(peer, client) || ports[peer] {
-					t.Errorf("%s %s through host %d: the replica saw %q (before: %v), %v", network, address, i, peer, ports, err)
+				if err != nil || !strings.Contains(peer, client) {
+					t.Errorf("%s %s through host %d: the replica saw %q, %v", network, address, i, peer, err)
+				}
+				// TCP keeps the port as well; to a UDP socket two peers with one address would be one.
+				if network == "tcp" && peer != net.JoinHostPort(client, "5555") || network == "udp" && ports[peer] {
+					t.Errorf("%s %s through host %d: the replica saw %q (before: %v)", network, address, i, peer, ports)
 				}
 				ports[peer] = true
 			}
 		}
 	}
+}
+
+// A router between the host and a client says that segments are too big for the way. That gets to the replica's connection.
+func TestSegmentsTooBigForTheWay(t *testing.T) {
+	linktest.RequireRoot(t)
+	lab := newPublishLab(t)
+	a := lab.withApplied(t)
+	const far4, far6, size = "198.51.100.2", "2001:db8:2::2", 300_000
+	far := linktest.Namespace(t, "far")
+	linktest.Must(t, lab.outside, "ip link add far0 type veth peer name eth0 netns "+far)
+	for _, line := range []string{
+		"ip addr add 198.51.100.1/24 dev far0", "ip addr add 2001:db8:2::1/64 dev far0 nodad", "ip link set far0 mtu 1280 up",
+		"sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1",
+	} {
+		linktest.Must(t, lab.outside, line)
+	}
+	// The client itself believes in 1500, so what it says of segments does not help.
+	for _, line := range []string{
+		"ip addr add " + far4 + "/24 dev eth0", "ip addr add " + far6 + "/64 dev eth0 nodad", "ip link set eth0 up",
+		"ip route add default via 198.51.100.1", "ip -6 route add default via 2001:db8:2::1",
+	} {
+		linktest.Must(t, far, line)
+	}
+	hostCommand(t, "ip route add 198.51.100.0/24 via "+clientAddress4)
+	hostCommand(t, "ip -6 route add 2001:db8:2::/64 via "+clientAddress6)
+	for _, path := range []string{lab.replica, lab.other} {
+		serveBytes(t, path, targetPort+1, size)
+	}
+	config := lab.config()
+	for i, b := range config.Publish.Ports[0].Backends {
+		config.Publish.Ports[0].Backends[i] = netip.AddrPortFrom(b.Addr(), targetPort+1)
+	}
+	mustApply(t, a, config)
+	for _, address := range []string{hostAddress4, hostAddress6} {
+		conn, err := dial(far, "tcp", net.JoinHostPort(address, fmt.Sprint(publishedPort)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+		n, err := io.Copy(io.Discard, conn)
+		_ = conn.Close()
+		if n != size || err != nil {
+			t.Errorf("%s: %d bytes arrived, want %d; %v", address, n, size, err)
+		}
+	}
+}
+
+// A firewall in a replica's namespace refuses connections by ICMP: their clients are told.
+func TestReplicaRefusesByICMP(t *testing.T) {
+	linktest.RequireRoot(t)
+	lab := newPublishLab(t)
+	lab.withApplied(t)
+	for _, path := range []string{lab.replica, lab.other} {
+		linktest.Must(t, path, "nft add table inet wall")
+		linktest.Must(t, path, "nft add chain inet wall input { type filter hook input priority 0 ; }")
+		linktest.Must(t, path, "nft add rule inet wall input tcp dport "+fmt.Sprint(targetPort)+" reject with icmpx type port-unreachable")
+	}
+	for _, address := range []string{hostAddress4, hostAddress6} {
+		if _, _, err := ask(lab.outside, "tcp", net.JoinHostPort(address, fmt.Sprint(publishedPort))); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("%s: %v, want connection refused", address, err)
+		}
+	}
+}
+
+// serveBytes gives everybody who connects so many bytes.
+func serveBytes(t *testing.T, path string, port, size int) {
+	t.Helper()
+	var l net.Listener
+	in(t, path, func() error {
+		var err error
+		l, err = net.Listen("tcp", fmt.Sprintf(":%d", port))
+		return err
+	})
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				_, _ = conn.Write(make([]byte, size))
+				_ = conn.Close()
+			}()
+		}
+	}()
 }
 
 // Nothing of ours stays in a replica's namespace, and what somebody deletes there comes back.
@@ -424,8 +515,10 @@ func TestIngressNetworkIsNoWayIn(t *testing.T) {
 	if toAll() == nil {
 		t.Error("what the host tells everybody gets to the network")
 	}
-	// The same without our table, so that the test is known to test something.
+	// The same without our tables, so that the test is known to test something. (The replica's takes all TCP from a host for
+	// clients' connections.)
 	hostCommand(t, "nft delete table inet meshd")
+	linktest.Must(t, lab.other, "nft delete table inet meshd-return")
 	if err := toAll(); err != nil {
 		t.Errorf("nobody answers a ping to all: %v", err)
 	}

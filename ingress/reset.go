@@ -79,10 +79,12 @@ func poke(f tcpFlow) error {
 	} else if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_HDRINCL, 1); err != nil {
 		return fmt.Errorf("opening a raw socket: %w", err)
 	}
-	if err := unix.Sendto(fd, packet, 0, to); err != nil {
+	switch err := unix.Sendto(fd, packet, 0, to); err {
+	case nil, unix.ENETUNREACH, unix.EHOSTUNREACH, unix.ENETDOWN: // whom nothing reaches has to find out by itself
+		return nil
+	default:
 		return fmt.Errorf("telling %s that its connection to %s is over: %w", f.client, f.server, err)
 	}
-	return nil
 }
 
 // bareSegment is an IP packet with a bare acknowledgement of nothing that was ever sent.

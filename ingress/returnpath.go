@@ -33,14 +33,24 @@ type IngressHost struct {
 	MAC      net.HardwareAddr
 }
 
-// mark is what connections through the host carry: a constant, and the last three bytes of its
-// address, which no other host on the ingress network has.
-func (h IngressHost) mark() uint32 {
+// number is the last three bytes of the host's address, which no other host on the ingress network has.
+func (h IngressHost) number() uint32 {
 	a := h.Address4.Unmap().As4()
-	return returnMark | binary.BigEndian.Uint32(a[:])&^returnMask
+	return binary.BigEndian.Uint32(a[:]) &^ returnMask
 }
 
-// zone tells connections through the host from those through others: the last two bytes of its
+// mark is what answers through the host carry.
+func (h IngressHost) mark() uint32 { return returnMark | h.number() }
+
+// alias is the address, of the replica's own, at which TCP connections through the host arrive. Of its IPv6
+// form only the last four bytes differ from host to host: the same ones.
+func (h IngressHost) alias() netip.Addr {
+	b := aliases4.Addr().As4()
+	binary.BigEndian.PutUint32(b[:], binary.BigEndian.Uint32(b[:])|h.number())
+	return netip.AddrFrom4(b)
+}
+
+// zone tells datagrams through the host from those through others: the last two bytes of its
 // address, which are its own on an ingress network of usual size.
 func (h IngressHost) zone() uint16 {
 	a := h.Address4.Unmap().As4()
@@ -56,6 +66,20 @@ const (
 	lastResort = 32770
 )
 
+// The aliases of all hosts, local addresses in each replica's namespace. Nobody else has any of them: they are of the IPv4 addresses
+// "reserved for future use" (RFC 1112, section 4), and of the IPv6 prefix that leads nowhere (RFC 6666).
+var (
+	aliases4 = netip.MustParsePrefix("240.0.0.0/8")
+	aliases6 = netip.MustParsePrefix("100::f000:0/104")
+)
+
+func aliasesOf(family int) netip.Prefix {
+	if family == netlink.FAMILY_V6 {
+		return aliases6
+	}
+	return aliases4
+}
+
 // The next hop of all answers is a neighbour that does not exist: which host it really is, the
 // mark decides when the frame leaves.
 var (
@@ -66,7 +90,7 @@ var (
 
 // A returner is a replica's namespace as the last Apply left it.
 type returner struct {
-	marks  translated // the table that marks connections
+	marks  translated // the table that tells by whom each connection comes, and marks answers
 	egress translated // the table that addresses frames
 	index  int        // of the interface that the egress table is at
 	last   Replica    // as the last Apply left it
@@ -145,6 +169,9 @@ func (r *returner) remove() error {
 	}
 	defer ns.Close()
 	errs = append(errs, way{ns, r.changes}.remove())
+	for _, ipv6 := range families() {
+		errs = append(errs, removeAliases(ns, familyOf(ipv6)))
+	}
 	return errors.Join(errs...)
 }
 
@@ -171,20 +198,15 @@ func (w Replica) check() error {
 // ensureRoutes makes what sends marked packets out of the interface.
 func (r *returner) ensureRoutes(ns *link.Namespace, l netlink.Link, udpPorts []uint16) error {
 	name := l.Attrs().Name
-	err := ns.EnsureSysctls(
-		// The way back is looked up with the mark as well, so strict rp_filter accepts any client.
-		link.Sysctl{Key: "ipv4/conf/" + name + "/src_valid_mark", Value: "1"},
-		// A TCP connection's answers have the mark of its first packet, and so from the start
-		// the route, the source address and the MSS of their real way. It governs IPv6 too.
-		link.Sysctl{Key: "ipv4/tcp_fwmark_accept", Value: "1"},
-	)
-	if err != nil {
+	// The way back of a datagram is looked up with the mark as well, so strict rp_filter accepts any client.
+	if err := ns.EnsureSysctls(link.Sysctl{Key: "ipv4/conf/" + name + "/src_valid_mark", Value: "1"}); err != nil {
 		return err
 	}
 	for _, ipv6 := range families() {
 		family := familyOf(ipv6)
 		w, hop := way{ns, r.changes}, nextHop(family)
-		if err := errors.Join(r.ensureNextHop(ns, l, family), w.ensureRoute(l, family, &hop), w.ensureRules(family, wantedRules(family, udpPorts))); err != nil {
+		if err := errors.Join(r.ensureNextHop(ns, l, family), w.ensureRoute(l, family, &hop), w.ensureRules(family, wantedRules(family, udpPorts)),
+			r.ensureAliases(ns, l, family)); err != nil {
 			return err
 		}
 	}
@@ -221,12 +243,56 @@ func (r *returner) ensureNextHop(ns *link.Namespace, l netlink.Link, family int)
 	return nil
 }
 
-// wantedRules are the routing rules that lead to the table of answers.
+// ensureAliases makes the aliases local addresses, as a route of the interface, which goes with it.
+func (r *returner) ensureAliases(ns *link.Namespace, l netlink.Link, family int) error {
+	have, err := aliasRoutes(ns, family)
+	if err != nil {
+		return err
+	}
+	index := l.Attrs().Index
+	if slices.ContainsFunc(have, func(h netlink.Route) bool { return h.LinkIndex == index }) {
+		return nil
+	}
+	err = ns.Netlink().RouteReplace(&netlink.Route{
+		LinkIndex: index, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, Scope: unix.RT_SCOPE_HOST,
+		Protocol: link.RouteProtocol, Dst: link.IPNet(aliasesOf(family)),
+	})
+	if err != nil {
+		return fmt.Errorf("adding the local addresses %s: %w", aliasesOf(family), err)
+	}
+	r.changes.Note("ip route replace local %s dev %s", aliasesOf(family), l.Attrs().Name)
+	return nil
+}
+
+func aliasRoutes(ns *link.Namespace, family int) ([]netlink.Route, error) {
+	have, err := link.Dump(func() ([]netlink.Route, error) {
+		filter := &netlink.Route{Table: unix.RT_TABLE_LOCAL, Protocol: link.RouteProtocol, Dst: link.IPNet(aliasesOf(family))}
+		return ns.Netlink().RouteListFiltered(family, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_DST)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing local addresses: %w", err)
+	}
+	return have, nil
+}
+
+func removeAliases(ns *link.Namespace, family int) error {
+	have, err := aliasRoutes(ns, family)
+	errs := []error{err}
+	for _, r := range have {
+		if err := ns.Netlink().RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
+			errs = append(errs, fmt.Errorf("removing the local addresses %s: %w", aliasesOf(family), err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// wantedRules are the routing rules that lead to the table of answers: by their source, or by their mark.
 func wantedRules(family int, udpPorts []uint16) []*netlink.Rule {
-	marked := newRule(family, returnRoutes)
+	aliased, marked := newRule(family, returnRoutes), newRule(family, returnRoutes)
+	aliased.Src = link.IPNet(aliasesOf(family))
 	mask := uint32(returnMask)
 	marked.Mark, marked.Mask = returnMark, &mask
-	rules := []*netlink.Rule{marked}
+	rules := []*netlink.Rule{aliased, marked}
 	for _, port := range udpPorts {
 		udp := newRule(family, lastResort)
 		udp.IPProto, udp.Sport = unix.IPPROTO_UDP, netlink.NewRulePortRange(port, port)

@@ -17,16 +17,74 @@ import (
 // came by: as long as conntrack remembers a flow with traffic both ways.
 const udpMemory = 3 * time.Minute
 
-// compileReturn makes the table that remembers which host each connection came through.
+// compileReturn makes the table that tells by which host each connection came, and marks its answers with that host.
 //
 // A client may use one of its ports for connections to several hosts at once, which are different
-// to it and the same to a replica. Each host's connections are tracked in a zone of their own; where two of
-// them would have the same answers, conntrack gives one of the clients another port (not address).
+// to it and would be the same to a replica. So a TCP connection arrives at an alias that stands for its host (chain "arrive"): its
+// answers, by whichever socket, have that source address from the start, and with it the route and the MSS of their real
+// way. The alias never leaves the namespace: chain "leave" turns it into the replica's address and the host's mark. Nothing
+// needs to be remembered for it, and the client keeps its port.
 //
-// A TCP connection's answers have the mark by the socket (tcp_fwmark_accept). Those of a UDP socket without
-// an address of its own go out with the address that the routes gave it, which may be another interface's: the
-// rules in "source" put the right one in for the clients in the sets udp4 and udp6.
+// Datagrams need a memory, which is there only if UDP ports are published: see addDatagrams.
 func compileReturn(r Replica) table {
+	t := table{
+		id:   returnTable,
+		sets: []set{{name: "aliases", key: []field{fieldEther}, value: []field{fieldIPv4}, elements: map[string]string{}}},
+		chains: []chain{
+			{"arrive", &hook{nftables.ChainTypeFilter, unix.NF_INET_PRE_ROUTING, -300, ""}, arriveRules(r)},
+			{"leave", &hook{nftables.ChainTypeFilter, unix.NF_INET_POST_ROUTING, 300, ""}, leaveRules(r)},
+			{"complain", &hook{nftables.ChainTypeRoute, unix.NF_INET_LOCAL_OUT, -150, ""}, complainRules(r)},
+		},
+	}
+	for _, via := range r.Via {
+		t.sets[0].elements[string(via.MAC)] = string(via.alias().AsSlice())
+	}
+	if len(r.UDPPorts) > 0 {
+		addDatagrams(&t, r)
+	}
+	return t
+}
+
+// arriveRules give what arrives for TCP, and the errors that somebody on its way reports (RFC 792, RFC 4443), the alias of the host
+// that it comes through. What comes from elsewhere stays as it is.
+func arriveRules(r Replica) []rule {
+	in := matchInterface("iifname", r.Interface)
+	return []rule{
+		makeRule(in, matchFamily(false), matchTCP, setAlias(destination4), accept),
+		makeRule(in, matchFamily(true), matchTCP, setAlias(destination6), accept),
+		makeRule(in, matchFamily(false), matchTCPError4, setAlias(quotedSource4), setAlias(destination4), accept),
+		makeRule(in, matchFamily(true), matchTCPError6, setAlias(quotedSource6), setAlias(destination6), accept),
+	}
+}
+
+// leaveRules put the replica's own address into what answers from an alias, and leave a mark.
+func leaveRules(r Replica) []rule {
+	out := matchInterface("oifname", r.Interface)
+	return []rule{
+		makeRule(out, matchFamily(false), inAliases(source4), markByAlias(source4), setAddress(source4, r.Address4.Unmap())),
+		makeRule(out, matchFamily(true), inAliases(source6), markByAlias(source6), setAddress(source6, r.Address6)),
+	}
+}
+
+// complainRules lead errors that the namespace itself reports, such as a firewall in it, to the client: the kernel does not send those
+// of IPv6 from an alias, which is no interface's.
+func complainRules(r Replica) []rule {
+	complain := func(about word, quoted, source place, own netip.Addr) rule {
+		return makeRule(matchFamily(quoted.ipv6), about, inAliases(quoted), markByAlias(quoted), setAddress(quoted, own), setAddress(source, own))
+	}
+	return []rule{
+		complain(matchTCPError4, quotedDestination4, source4, r.Address4.Unmap()),
+		complain(matchTCPError6, quotedDestination6, source6, r.Address6),
+	}
+}
+
+// addDatagrams adds what remembers which host a UDP client came by.
+//
+// The answers of a socket without an address of its own have the address that the routes gave them, and go to whoever the client
+// is: nothing in them tells of the host. So conntrack keeps each host's flows in a zone of their own; where two of
+// them would have the same answers, it gives one of the clients another port (not address). The rules in "source" put the right
+// source address in for the clients in the sets udp4 and udp6.
+func addDatagrams(t *table, r Replica) {
 	hosts := set{name: "hosts", key: []field{fieldEther}, value: []field{fieldMark}, elements: map[string]string{}}
 	zones := set{name: "zones", key: []field{fieldEther}, value: []field{fieldZone}, elements: map[string]string{}}
 	for _, via := range r.Via {
@@ -36,31 +94,27 @@ func compileReturn(r Replica) table {
 	clients4 := set{name: "udp4", key: []field{fieldIPv4, fieldPort, fieldPort}, timeout: udpMemory}
 	clients6 := set{name: "udp6", key: []field{fieldIPv6, fieldPort, fieldPort}, timeout: udpMemory}
 	in := matchInterface("iifname", r.Interface)
-	return table{
-		id:   returnTable,
-		sets: []set{hosts, zones, clients4, clients6},
-		chains: []chain{
-			{"source", &hook{nftables.ChainTypeFilter, unix.NF_INET_LOCAL_OUT, -300, ""}, []rule{
-				makeRule(matchFamily(false), matchUDP, inSet(clients4.name, loadIPv4, loadPort, loadSourcePort), setSource(r.Address4.Unmap())),
-				makeRule(matchFamily(true), matchUDP, inSet(clients6.name, loadIPv6, loadPort, loadSourcePort), setSource(r.Address6)),
-			}},
-			{"zone", &hook{nftables.ChainTypeFilter, unix.NF_INET_PRE_ROUTING, -300, ""}, []rule{
-				makeRule(in, setZone(zones.name)),
-			}},
-			// Gives a client's port another number where two hosts brought connections from the same port.
-			{"ports", &hook{nftables.ChainTypeNAT, unix.NF_INET_LOCAL_IN, 100, ""}, nil},
-			{"mark", &hook{nftables.ChainTypeFilter, unix.NF_INET_PRE_ROUTING, -150, ""}, []rule{
-				makeRule(in, matchDirection("original", 0), setMark(hosts.name), saveMark),
-			}},
-			{"clients", &hook{nftables.ChainTypeFilter, unix.NF_INET_LOCAL_IN, 150, ""}, []rule{
-				makeRule(in, matchFamily(false), matchUDP, matchReturnMark("ct"), updateSet(clients4.name, loadSourceIPv4, loadSourcePort, loadPort)),
-				makeRule(in, matchFamily(true), matchUDP, matchReturnMark("ct"), updateSet(clients6.name, loadSourceIPv6, loadSourcePort, loadPort)),
-			}},
-			{"answer", &hook{nftables.ChainTypeRoute, unix.NF_INET_LOCAL_OUT, -150, ""}, []rule{
-				makeRule(matchDirection("reply", 1), matchReturnMark("ct"), restoreMark),
-			}},
-		},
-	}
+	t.sets = append(t.sets, hosts, zones, clients4, clients6)
+	arrive := t.chain("arrive")
+	arrive.rules = append(arrive.rules, makeRule(in, setZone(zones.name)))
+	t.chains = append(t.chains,
+		chain{"source", &hook{nftables.ChainTypeFilter, unix.NF_INET_LOCAL_OUT, -300, ""}, []rule{
+			makeRule(matchFamily(false), matchUDP, inSet(clients4.name, loadIPv4, loadPort, loadSourcePort), setAddress(source4, r.Address4.Unmap())),
+			makeRule(matchFamily(true), matchUDP, inSet(clients6.name, loadIPv6, loadPort, loadSourcePort), setAddress(source6, r.Address6)),
+		}},
+		// Gives a client's port another number where two hosts brought datagrams from the same port.
+		chain{"ports", &hook{nftables.ChainTypeNAT, unix.NF_INET_LOCAL_IN, 100, ""}, nil},
+		chain{"mark", &hook{nftables.ChainTypeFilter, unix.NF_INET_PRE_ROUTING, -150, ""}, []rule{
+			makeRule(in, matchUDP, matchDirection("original", 0), setMark(hosts.name), saveMark),
+		}},
+		chain{"clients", &hook{nftables.ChainTypeFilter, unix.NF_INET_LOCAL_IN, 150, ""}, []rule{
+			makeRule(in, matchFamily(false), matchUDP, matchReturnMark("ct"), updateSet(clients4.name, loadSourceIPv4, loadSourcePort, loadPort)),
+			makeRule(in, matchFamily(true), matchUDP, matchReturnMark("ct"), updateSet(clients6.name, loadSourceIPv6, loadSourcePort, loadPort)),
+		}},
+		chain{"answer", &hook{nftables.ChainTypeRoute, unix.NF_INET_LOCAL_OUT, -150, ""}, []rule{
+			makeRule(matchDirection("reply", 1), matchReturnMark("ct"), restoreMark),
+		}},
+	)
 }
 
 // compileEgress makes the table that sends each frame to the host that its mark says. What has
@@ -133,26 +187,6 @@ func updateSet(name string, loads ...load) word {
 	key, _ := loadAll(loads)
 	return word{fmt.Sprintf("update @%s { %s timeout %s }", name, key.text, udpMemory), append(key.exprs,
 		&expr.Dynset{SrcRegKey: firstRegister, SetName: name, Operation: uint32(unix.NFT_DYNSET_OP_UPDATE), Timeout: udpMemory})}
-}
-
-// setSource gives a datagram its source address, and corrects the checksums of it.
-func setSource(addr netip.Addr) word {
-	text, offset, checksum, at := "ip saddr set ", 12, unix.NFT_PAYLOAD_CSUM_INET, 10
-	if addr.Is6() { // which has no checksum of its own
-		text, offset, checksum, at = "ip6 saddr set ", 8, unix.NFT_PAYLOAD_CSUM_NONE, 0
-	}
-	return word{text + addr.String(), []expr.Any{
-		&expr.Immediate{Register: firstRegister, Data: addr.AsSlice()},
-		rawExpr{name: "payload", attrs: []netlink.Attribute{
-			number(unix.NFTA_PAYLOAD_SREG, firstRegister),
-			number(unix.NFTA_PAYLOAD_BASE, unix.NFT_PAYLOAD_NETWORK_HEADER),
-			number(unix.NFTA_PAYLOAD_OFFSET, uint32(offset)),
-			number(unix.NFTA_PAYLOAD_LEN, uint32(addr.BitLen()/8)),
-			number(unix.NFTA_PAYLOAD_CSUM_TYPE, uint32(checksum)),
-			number(unix.NFTA_PAYLOAD_CSUM_OFFSET, uint32(at)),
-			number(unix.NFTA_PAYLOAD_CSUM_FLAGS, unix.NFT_PAYLOAD_L4CSUM_PSEUDOHDR),
-		}},
-	}}
 }
 
 // setMark takes the packet's mark from the frame's sender.

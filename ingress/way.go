@@ -138,5 +138,5 @@ func sameRule(a, b *netlink.Rule) bool {
 		}
 		return *r
 	}
-	return a.Priority == b.Priority && a.Mark == b.Mark && link.Prefix(a.Dst) == link.Prefix(b.Dst) && a.IPProto == b.IPProto && ports(a.Sport) == ports(b.Sport)
+	return a.Priority == b.Priority && a.Mark == b.Mark && link.Prefix(a.Src) == link.Prefix(b.Src) && link.Prefix(a.Dst) == link.Prefix(b.Dst) && a.IPProto == b.IPProto && ports(a.Sport) == ports(b.Sport)
 }
