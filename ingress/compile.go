@@ -15,7 +15,7 @@ import (
 func compileClient(all, part []VirtualIP) table {
 	t := table{id: translateTable}
 	var dispatch []rule
-	refuse := []rule{makeRule(matchEstablished, accept)}
+	refuse := []rule{makeRule(matchSettled, accept)}
 	var drawing []chain
 	for _, ipv6 := range []bool{false, true} {
 		b := serviceBalancer(ipv6, part)

@@ -307,6 +307,82 @@ func TestReplicaRefusesByICMP(t *testing.T) {
 	}
 }
 
+// A replica with a firewall of its own, which knows connections by conntrack, is reached as any other; in others conntrack has
+// nothing to do.
+func TestReplicaWithFirewall(t *testing.T) {
+	linktest.RequireRoot(t)
+	lab := newPublishLab(t)
+	a := lab.withApplied(t)
+	askAll := func() {
+		t.Helper()
+		for _, address := range []string{hostAddress4, hostAddress6} {
+			for _, network := range []string{"tcp", "udp"} {
+				for range 10 {
+					mustAsk(t, lab.outside, network, net.JoinHostPort(address, fmt.Sprint(publishedPort)))
+				}
+			}
+		}
+	}
+	known := func() int {
+		h, err := netns.Open(lab.other)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = h.Close() }()
+		n := 0
+		if _, err := forget(h, func(f flow) bool {
+			if f.protocol == unix.IPPROTO_TCP {
+				n++
+			}
+			return false
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	askAll()
+	if n := known(); n != 0 {
+		t.Errorf("conntrack knows %d connections", n)
+	}
+	for _, line := range []string{
+		"table inet wall", "chain inet wall input { type filter hook input priority 0 ; policy drop ; }",
+		"chain inet wall output { type filter hook output priority 0 ; policy drop ; }",
+		"rule inet wall input ct state established,related accept", "rule inet wall input icmpv6 type 133-136 accept",
+		"rule inet wall input meta l4proto { tcp, udp } ct state new th dport " + fmt.Sprint(targetPort) + " accept",
+		"rule inet wall output ct state established,related accept", "rule inet wall output icmpv6 type 133-136 accept",
+	} {
+		linktest.Must(t, lab.other, "nft add "+line)
+	}
+	mustApply(t, a, lab.config())
+	askAll()
+	if n := known(); n == 0 {
+		t.Error("conntrack knows no connections")
+	}
+	linktest.Must(t, lab.other, "nft delete table inet wall")
+	// As Docker has them for its name server: they are nothing to us.
+	linktest.Must(t, lab.other, "iptables -t nat -A OUTPUT -d 127.0.0.11 -j RETURN")
+	linktest.Must(t, lab.other, "iptables -t nat -A POSTROUTING -d 127.0.0.11 -j RETURN")
+	mustApply(t, a, lab.config())
+	if _, err := forgetAll(lab.other); err != nil {
+		t.Fatal(err)
+	}
+	askAll()
+	if n := known(); n != 0 {
+		t.Errorf("conntrack knows %d connections after the firewall went", n)
+	}
+}
+
+// forgetAll empties a namespace's conntrack.
+func forgetAll(path string) (int, error) {
+	h, err := netns.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = h.Close() }()
+	ended, err := forget(h, func(flow) bool { return true })
+	return len(ended), err
+}
+
 // serveBytes gives everybody who connects so many bytes.
 func serveBytes(t *testing.T, path string, port, size int) {
 	t.Helper()

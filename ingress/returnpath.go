@@ -25,6 +25,8 @@ type Replica struct {
 	Address6  netip.Addr
 	UDPPorts  []uint16      // target ports of published UDP ports, sorted
 	Via       []IngressHost // sorted by Address4
+
+	tracked bool // conntrack is to know of TCP connections, for the sake of others: found out by Apply
 }
 
 // IngressHost is the presence on the ingress network of a host through which connections come.
@@ -92,8 +94,9 @@ var (
 type returner struct {
 	marks  translated // the table that tells by whom each connection comes, and marks answers
 	egress translated // the table that addresses frames
-	index  int        // of the interface that the egress table is at
-	last   Replica    // as the last Apply left it
+	others others
+	index  int     // of the interface that the egress table is at
+	last   Replica // as the last Apply left it
 
 	changes *journal.Journal
 }
@@ -121,6 +124,14 @@ func (r *returner) apply(want Replica) ([]op, error) {
 	}
 	// Routes first: a marked packet without them would be refused.
 	if err := r.ensureRoutes(ns, l, want.UDPPorts); err != nil {
+		return nil, err
+	}
+	k, err := r.marks.dial()
+	if err != nil {
+		return nil, err
+	}
+	if want.tracked, err = r.others.look(r.marks.handle, k); err != nil {
+		r.marks.hangUp()
 		return nil, err
 	}
 	if l.Attrs().Index != r.index {
@@ -153,7 +164,7 @@ func (r *returner) tables(want Replica, compile func(Replica) table) tables {
 func (w Replica) equal(other Replica) bool {
 	sameHost := func(a, b IngressHost) bool { return a.Address4 == b.Address4 && slices.Equal(a.MAC, b.MAC) }
 	return w.Endpoint == other.Endpoint && w.Namespace == other.Namespace && w.Interface == other.Interface &&
-		w.Address4 == other.Address4 && w.Address6 == other.Address6 &&
+		w.Address4 == other.Address4 && w.Address6 == other.Address6 && w.tracked == other.tracked &&
 		slices.Equal(w.UDPPorts, other.UDPPorts) && slices.EqualFunc(w.Via, other.Via, sameHost)
 }
 

@@ -23,7 +23,7 @@ const udpMemory = 3 * time.Minute
 // to it and would be the same to a replica. So a TCP connection arrives at an alias that stands for its host (chain "arrive"): its
 // answers, by whichever socket, have that source address from the start, and with it the route and the MSS of their real
 // way. The alias never leaves the namespace: chain "leave" turns it into the replica's address and the host's mark. Nothing
-// needs to be remembered for it, and the client keeps its port.
+// needs to be remembered for it, not even by conntrack, and the client keeps its port.
 //
 // Datagrams need a memory, which is there only if UDP ports are published: see addDatagrams.
 func compileReturn(r Replica) table {
@@ -33,7 +33,7 @@ func compileReturn(r Replica) table {
 		chains: []chain{
 			{"arrive", &hook{nftables.ChainTypeFilter, unix.NF_INET_PRE_ROUTING, -300, ""}, arriveRules(r)},
 			{"leave", &hook{nftables.ChainTypeFilter, unix.NF_INET_POST_ROUTING, 300, ""}, leaveRules(r)},
-			{"complain", &hook{nftables.ChainTypeRoute, unix.NF_INET_LOCAL_OUT, -150, ""}, complainRules(r)},
+			{"output", &hook{nftables.ChainTypeRoute, unix.NF_INET_LOCAL_OUT, -300, ""}, outputRules(r)},
 		},
 	}
 	for _, via := range r.Via {
@@ -50,8 +50,8 @@ func compileReturn(r Replica) table {
 func arriveRules(r Replica) []rule {
 	in := matchInterface("iifname", r.Interface)
 	return []rule{
-		makeRule(in, matchFamily(false), matchTCP, setAlias(destination4), accept),
-		makeRule(in, matchFamily(true), matchTCP, setAlias(destination6), accept),
+		makeRule(in, matchFamily(false), matchTCP, setAlias(destination4), r.untrack(), accept),
+		makeRule(in, matchFamily(true), matchTCP, setAlias(destination6), r.untrack(), accept),
 		makeRule(in, matchFamily(false), matchTCPError4, setAlias(quotedSource4), setAlias(destination4), accept),
 		makeRule(in, matchFamily(true), matchTCPError6, setAlias(quotedSource6), setAlias(destination6), accept),
 	}
@@ -66,16 +66,31 @@ func leaveRules(r Replica) []rule {
 	}
 }
 
-// complainRules lead errors that the namespace itself reports, such as a firewall in it, to the client: the kernel does not send those
-// of IPv6 from an alias, which is no interface's.
-func complainRules(r Replica) []rule {
+// outputRules keep conntrack out of answers, and lead errors that the namespace itself reports, such as a firewall in it, to the client:
+// the kernel does not send those of IPv6 from an alias, which is no interface's.
+func outputRules(r Replica) []rule {
 	complain := func(about word, quoted, source place, own netip.Addr) rule {
 		return makeRule(matchFamily(quoted.ipv6), about, inAliases(quoted), markByAlias(quoted), setAddress(quoted, own), setAddress(source, own))
 	}
-	return []rule{
+	rules := []rule{
 		complain(matchTCPError4, quotedDestination4, source4, r.Address4.Unmap()),
 		complain(matchTCPError6, quotedDestination6, source6, r.Address6),
 	}
+	if r.tracked {
+		return rules
+	}
+	return append([]rule{
+		makeRule(matchFamily(false), matchTCP, inAliases(source4), notrack, accept),
+		makeRule(matchFamily(true), matchTCP, inAliases(source6), notrack, accept),
+	}, rules...)
+}
+
+// untrack keeps conntrack out of what it need not know.
+func (r Replica) untrack() word {
+	if r.tracked {
+		return word{}
+	}
+	return notrack
 }
 
 // addDatagrams adds what remembers which host a UDP client came by.
@@ -149,6 +164,7 @@ var (
 		&expr.Meta{Key: expr.MetaKeyMARK, Register: firstRegister},
 		&expr.Ct{Key: expr.CtKeyMARK, Register: firstRegister, SourceRegister: true},
 	}}
+	notrack     = word{"notrack", []expr.Any{&expr.Notrack{}}}
 	restoreMark = word{"meta mark set ct mark", []expr.Any{
 		&expr.Ct{Key: expr.CtKeyMARK, Register: firstRegister},
 		&expr.Meta{Key: expr.MetaKeyMARK, Register: firstRegister, SourceRegister: true},

@@ -25,6 +25,9 @@ func makeRule(words ...word) rule {
 	var r rule
 	var texts []string
 	for _, w := range words {
+		if w.text == "" {
+			continue
+		}
 		texts = append(texts, w.text)
 		r.exprs = append(r.exprs, w.exprs...)
 	}
@@ -183,6 +186,7 @@ func matchInterface(which, name string) word {
 const (
 	stateEstablished = 1 << 1
 	stateRelated     = 1 << 2
+	stateUntracked   = 1 << 6
 	statusDNAT       = 1 << 5
 )
 
@@ -199,6 +203,8 @@ func matchConntrack(text string, key expr.CtKey, bits uint32) word {
 
 var (
 	matchEstablished = matchConntrack("ct state established,related", expr.CtKeySTATE, stateEstablished|stateRelated)
+	// What our own rules keep from conntrack goes through a namespace's refusals as quickly as what it knows.
+	matchSettled     = matchConntrack("ct state established,related,untracked", expr.CtKeySTATE, stateEstablished|stateRelated|stateUntracked)
 	matchTranslated  = matchConntrack("ct status dnat", expr.CtKeySTATUS, statusDNAT)
 
 	masquerade = word{"masquerade", []expr.Any{&expr.Masq{}}}
