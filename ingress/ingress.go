@@ -8,11 +8,11 @@
 // ports are translated the same way, by (protocol, port) instead of the virtual IP. A slot is
 // drawn at random, or, so that a client stays with its replica, by the client's address.
 //
-// Nobody translates the client's address: a replica sees it, and its namespace
-// remembers which host each connection came through and sends the answers back there.
+// Nobody translates the client's address: a replica sees it. In the replica's namespace a connection arrives at an address that
+// stands for the host that it came through, and by that its answers find back.
 //
 // What is in the kernel: the nftables table "inet meshd" in each client's namespace and the host's; in
-// each replica's the tables "inet meshd-return" and "netdev meshd-return"; there and on the host routing table 19780 and the
+// each replica's the tables "inet meshd-return" and "netdev meshd-return", and the aliases of hosts as local addresses; there and on the host routing table 19780 and the
 // rules that lead there; on the host the iptables chain MESHD-INGRESS with jumps to it, and forwarding switched on, which
 // stays. As long as the process lives it has a socket on each published port of the host, so that processes do
 // not take them unawares.

@@ -204,8 +204,8 @@ func matchConntrack(text string, key expr.CtKey, bits uint32) word {
 var (
 	matchEstablished = matchConntrack("ct state established,related", expr.CtKeySTATE, stateEstablished|stateRelated)
 	// What our own rules keep from conntrack goes through a namespace's refusals as quickly as what it knows.
-	matchSettled     = matchConntrack("ct state established,related,untracked", expr.CtKeySTATE, stateEstablished|stateRelated|stateUntracked)
-	matchTranslated  = matchConntrack("ct status dnat", expr.CtKeySTATUS, statusDNAT)
+	matchSettled    = matchConntrack("ct state established,related,untracked", expr.CtKeySTATE, stateEstablished|stateRelated|stateUntracked)
+	matchTranslated = matchConntrack("ct status dnat", expr.CtKeySTATUS, statusDNAT)
 
 	masquerade = word{"masquerade", []expr.Any{&expr.Masq{}}}
 	resetTCP   = word{"reject with tcp reset", []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}}}
