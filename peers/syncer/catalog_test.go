@@ -213,7 +213,7 @@ func TestWithTheRealCatalog(t *testing.T) {
 			t.Fatal(err)
 		}
 		m.publish(2, r)
-		ctx, cancel := context.WithTimeout(context.Background(), slack*5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), stretch(5*time.Second))
 		defer cancel()
 		others := []catalog.NodeID{m.peers[0].ID, m.peers[1].ID, m.peers[3].ID, m.peers[4].ID}
 		if err := m.nodes[2].Confirm(ctx, version, others); err != nil {

@@ -366,12 +366,18 @@ func (c *cluster) linked() bool {
 // within waits until the condition holds and returns how long it took.
 func within(t *testing.T, limit time.Duration, what string, condition func() bool) time.Duration {
 	t.Helper()
+	return await(t, stretch(limit), what, condition)
+}
+
+// await is within with a limit that stays what it is.
+func await(t *testing.T, limit time.Duration, what string, condition func() bool) time.Duration {
+	t.Helper()
 	start := time.Now()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for !condition() {
-		if time.Since(start) > slack*limit {
-			t.Fatalf("%s: not within %s", what, slack*limit)
+		if time.Since(start) > limit {
+			t.Fatalf("%s: not within %s", what, limit)
 		}
 		<-tick.C
 	}

@@ -74,7 +74,11 @@ func TestConfirmNamesTheMissing(t *testing.T) {
 		c.nodes[2].onApplied(func(context.Context) error { return errDisk })
 		c.change(func() { c.dead[4] = true })
 		c.publish(0, document(peerOf(0).ID, 2, 0))
-		ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
+		limit := 4 * time.Second
+		if raceEnabled { // real time, all of which this takes
+			limit = 20 * time.Second
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), limit)
 		defer cancel()
 		err := c.nodes[0].Confirm(ctx, versionOf(2), ids(1, 2, 3, 4))
 		var unconfirmed *UnconfirmedError
@@ -103,7 +107,7 @@ func TestConfirmOutlivesARestart(t *testing.T) {
 			if err != nil {
 				t.Error(err)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(stretch(20 * time.Second)):
 			t.Error("not confirmed after the restart")
 		}
 	})

@@ -114,7 +114,7 @@ func TestAWeekAwayIsOneExchange(t *testing.T) {
 		}
 		exchange := func() int64 {
 			before := written.Load()
-			ctx, cancel := context.WithTimeout(context.Background(), slack*20*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), stretch(20*time.Second))
 			defer cancel()
 			if err := m.nodes[0].Catchup(ctx, m.peers[1]); err != nil {
 				t.Fatal(err)

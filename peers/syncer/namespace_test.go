@@ -21,35 +21,38 @@ func testNamespace(t *testing.T, size int) string {
 }
 
 func TestInNamespace(t *testing.T) {
+	const patience = time.Minute // in real time
 	path := testNamespace(t, 4)
 	c := newClusterOn(t, 4, nil, func(netip.Addr) meshnet.Network { return meshnet.InNamespace(path) })
-	within(t, 5*time.Second, "links", c.linked)
-	within(t, 10*time.Second, "equal", c.equal)
-	pushed, slowest := 0, time.Duration(0)
-	for seq := uint64(2); seq < 22; seq++ {
-		c.publish(0, document(peerOf(0).ID, seq, 2000))
-		took := within(t, 20*time.Second, "a change everywhere", func() bool { return c.have(c.all(), 0, seq) })
-		if slowest = max(slowest, took); took < compareEvery/2 {
+	await(t, patience, "links", c.linked)
+	await(t, patience, "equal", c.equal)
+	last, made, pushed, slowest := uint64(1), 0, 0, time.Duration(0)
+	for start := time.Now(); made < 20 || pushed < made/2; made++ {
+		if time.Since(start) > patience {
+			t.Fatalf("only %d of %d changes came by push", pushed, made)
+		}
+		last++
+		c.publish(0, document(peerOf(0).ID, last, 2000))
+		took := await(t, patience, "a change everywhere", func() bool { return c.have(c.all(), 0, last) })
+		// Comparing finds one too, mostly later; a busy machine may be late with some for a while.
+		if slowest = max(slowest, took); took < compareEvery/10 {
 			pushed++
 		}
 	}
-	t.Logf("the slowest of 20 changes reached all after %s", slowest)
-	if pushed < 10 { // comparing finds one too, seconds later; a busy machine may be late with some
-		t.Errorf("only %d of 20 changes came by push", pushed)
-	}
+	t.Logf("%d of %d changes came by push; the slowest reached all after %s", pushed, made, slowest)
 
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	start := time.Now()
-	if err := c.nodes[0].Confirm(ctx, versionOf(21), ids(1, 2, 3)); err != nil {
+	if err := c.nodes[0].Confirm(ctx, versionOf(last), ids(1, 2, 3)); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("confirmed by three after %s", time.Since(start))
 
 	store := c.nodes[1].store
 	c.stop(1)
-	c.publish(0, document(peerOf(0).ID, 30, 2000))
+	c.publish(0, document(peerOf(0).ID, last+1, 2000))
 	c.start(1, store)
 	t.Logf("a restarted node was up to date after %s",
-		within(t, 5*time.Second, "restart", func() bool { return c.have(c.all(), 0, 30) }))
+		await(t, patience, "restart", func() bool { return c.have(c.all(), 0, last+1) }))
 }

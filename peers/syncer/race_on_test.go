@@ -2,7 +2,9 @@
 
 package syncer
 
+import "time"
+
 const raceEnabled = true
 
-// slack stretches time limits: a loaded machine is many times slower.
-const slack = 10
+// stretch makes a limit of virtual time one of real time: a loaded machine is many times slower.
+func stretch(limit time.Duration) time.Duration { return max(10*limit, 30*time.Second) }

@@ -110,7 +110,7 @@ func TestTreeHeals(t *testing.T) {
 		for seq := uint64(50); seq < 55; seq++ {
 			c.publish(0, document(peerOf(0).ID, seq, 0))
 			// Less than the next comparison.
-			within(t, slack*time.Second, "push past the hosts that went", func() bool { return c.have(rest, 0, seq) })
+			within(t, time.Second, "push past the hosts that went", func() bool { return c.have(rest, 0, seq) })
 		}
 	})
 }
@@ -155,7 +155,7 @@ func TestCatchupBringsAllBothWays(t *testing.T) {
 		for i := range 300 { // 6 MB: many frames
 			c.nodes[i%2].store.Merge([]catalog.Record{document(peerOf(100+i).ID, 1, 20000)})
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), stretch(20*time.Second))
 		defer cancel()
 		if err := c.nodes[0].Catchup(ctx, peerOf(1)); err != nil {
 			t.Fatal(err)
@@ -170,7 +170,7 @@ func TestCatchupFails(t *testing.T) {
 	virtual(t, func(t *testing.T) {
 		c := newCluster(t, 2)
 		c.stop(1)
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), stretch(5*time.Second))
 		defer cancel()
 		if err := c.nodes[0].Catchup(ctx, peerOf(1)); err == nil {
 			t.Error("caught up with a peer that is gone")
