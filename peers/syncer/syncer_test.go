@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net/netip"
 	"slices"
@@ -20,12 +21,13 @@ func TestPushReachesAllAtOnce(t *testing.T) {
 			c := newCluster(t, size)
 			within(t, 5*time.Second, "links", c.linked)
 			within(t, 10*time.Second, "equal", c.equal)
-			c.publish(0, document(peerOf(0).ID, 2, 0))
-			within(t, time.Second, "the first push", func() bool { return c.have(c.all(), 0, 2) }) // all began at once: see tree.go
-			for seq := uint64(3); seq < 12; seq++ {
+			for seq := uint64(2); seq < 16; seq++ {
+				limit := 200 * time.Millisecond // less than an exchange takes to come round
+				if seq < 7 {
+					limit = time.Second // all began at once, and the tree grows: see tree.go
+				}
 				c.publish(0, document(peerOf(0).ID, seq, 0))
-				// Less than an exchange takes to come round.
-				within(t, 200*time.Millisecond, "push", func() bool { return c.have(c.all(), 0, seq) })
+				within(t, limit, fmt.Sprintf("push %d among %d", seq, size), func() bool { return c.have(c.all(), 0, seq) })
 			}
 		}
 	})
