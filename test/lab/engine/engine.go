@@ -25,6 +25,9 @@ import (
 // Programs is what a lab needs besides lab.Require's.
 var Programs = []string{"dockerd", "containerd", "runc", "busybox"}
 
+// patience is how long a dockerd may take to start or to end, on a machine that has other things to do.
+const patience = 3 * time.Minute
+
 // Engine is the Docker Engine of one host.
 type Engine struct {
 	Host *lab.Host
@@ -80,7 +83,7 @@ func (e *Engine) Start(ctx context.Context, args ...string) error {
 	cmd := e.nsent
 	go func() { ended <- cmd.Wait() }()
 	e.ended = ended
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	return lab.WaitFor(ctx, func() error {
 		select {
@@ -135,7 +138,7 @@ func (e *Engine) signal(ctx context.Context, sig syscall.Signal) error {
 	if err := syscall.Kill(pid, sig); err != nil {
 		return fmt.Errorf("ending dockerd on %s: %w", e.Host.Name, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	select {
 	case <-e.ended: // with the status of one that was signalled, which says nothing
@@ -211,7 +214,7 @@ func (e *Engine) LogTail() string {
 
 // Close ends the engine, its containers too, and removes what it has outside of its host.
 func (e *Engine) Close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	var err error
 	select {

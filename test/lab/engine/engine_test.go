@@ -16,7 +16,7 @@ import (
 
 func TestEngine(t *testing.T) {
 	linktest.RequireRoot(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	l, err := lab.New(ctx, lab.Options{Name: fmt.Sprintf("engine%d", os.Getpid()), Hosts: 1})
 	if err != nil {

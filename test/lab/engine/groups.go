@@ -28,7 +28,7 @@ func groupsOf(h *lab.Host) string {
 
 // removeGroups ends what is left in a control group and removes it, in every hierarchy.
 func removeGroups(ctx context.Context, group string) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	err := lab.WaitFor(ctx, func() error {
 		var errs []error
