@@ -99,11 +99,11 @@ func closeAll() error {
 	return errors.Join(errs...)
 }
 
-// testContext ends before the test's own limit, so that clean-up has its time. At the test's end
+// testContext ends after a time in which nothing goes on but a test that hangs. At the test's end
 // every engine must be as empty as before; a test that failed reports what is known of the hosts.
 func testContext(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
 	t.Cleanup(func() {
 		cancel()
 		if t.Failed() {
@@ -117,7 +117,7 @@ func testContext(t *testing.T) context.Context {
 // cleanUp removes all containers and networks, and fails the test if something stays.
 func cleanUp(t *testing.T) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	onAll(t, func(e *engine.Engine) error {
 		ids, err := e.Docker(ctx, "ps", "-aq")
@@ -181,7 +181,7 @@ func onAll(t *testing.T, do func(*engine.Engine) error) {
 // report logs what is known of the hosts.
 func report(t *testing.T) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	const look = `docker ps -a; docker network ls; for ns in /run/meshd/endpoints/*; do
 		echo "# $ns"; nsenter --net=$ns sh -c 'ip -br addr; ip route' 2>&1
@@ -194,15 +194,12 @@ func report(t *testing.T) {
 	}
 }
 
-// within waits for a condition, and fails the test if it does not come in time.
+// within waits for a condition, and fails the test if it does not come in time, by the lab's clock.
 func within(t *testing.T, limit time.Duration, what string, try func() error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	defer cancel()
 	began := time.Now()
-	if err := lab.WaitFor(ctx, try); err != nil {
-		t.Errorf("not within %s: %s: %v", limit, what, err)
-		t.FailNow()
+	if err := lab.Within(context.Background(), limit, try); err != nil {
+		t.Fatalf("not within %s: %s: %v after %s", limit, what, err, time.Since(began).Round(time.Millisecond))
 	}
 	t.Logf("%s after %s", what, time.Since(began).Round(time.Millisecond))
 }

@@ -50,6 +50,18 @@ func TestNetworkIsEverywhere(t *testing.T) {
 	w.web("h3", "user", "--network", "appnet")
 	w.says(w.refused("h3", "network", "rm", "appnet"), "endpoint")
 	w.docker("h3", "rm", "-f", "user")
+	within(t, 10*time.Second, "h2 knows that nothing is on appnet", func() error { // or it refuses
+		var endpoints []struct{ Name, Network string }
+		if err := mesh.MeshdJSON(w.ctx, mesh.Host("h2"), &endpoints, "endpoint", "ls"); err != nil {
+			return err
+		}
+		for _, e := range endpoints {
+			if e.Network == "appnet" {
+				return fmt.Errorf("%v", endpoints)
+			}
+		}
+		return nil
+	})
 	for _, name := range []string{"appnet", "chosen", "byhand"} {
 		w.docker("h2", "network", "rm", name)
 		within(t, 3*time.Second, name+" is gone everywhere", func() error {
