@@ -11,8 +11,8 @@ import (
 )
 
 var healthcheck = []string{
-	"--health-cmd", "/labpeer check http://127.0.0.1/health",
-	"--health-interval", "200ms", "--health-retries", "2", "--health-timeout", "2s",
+	"--health-cmd", "/labpeer patient check http://127.0.0.1/health",
+	"--health-interval", "200ms", "--health-retries", "2", "--health-timeout", "30s",
 }
 
 // TestHealthcheck: only healthy containers are in rotation; starting ones are not, nor unhealthy ones.
@@ -43,7 +43,7 @@ func TestHealthcheck(t *testing.T) {
 	}
 	tasks("two")
 	for range 20 {
-		if out, err := w.exec("h3", "client", "/labpeer", "get", "http://app"); err != nil || !strings.HasPrefix(out, "two ") {
+		if out, err := w.exec("h3", "client", "/labpeer", "patient", "get", "http://app"); err != nil || !strings.HasPrefix(out, "two ") {
 			t.Errorf("while one is ill: %q, %v", out, err)
 		}
 	}
@@ -103,14 +103,14 @@ func TestRollingReplacement(t *testing.T) {
 	}
 	inRotation(3)
 	load := []func() string{
-		w.load("outside", "wrk", "-t1", "-c2", "-d60", "--timeout", "10s", "http://10.77.0.3:8080/"),
-		w.load("h2", "sh", "-c", `exec nsenter --net="$(docker inspect --format '{{.NetworkSettings.SandboxKey}}' client)" wrk -t1 -c2 -d60 --timeout 10s http://`+
+		w.load("outside", "wrk", "-t1", "-c2", "-d600", "--timeout", "30s", "http://10.77.0.3:8080/"),
+		w.load("h2", "sh", "-c", `exec nsenter --net="$(docker inspect --format '{{.NetworkSettings.SandboxKey}}' client)" wrk -t1 -c2 -d600 --timeout 30s http://`+
 			ipv4(w.finds("h2", "client", "app"))[0]+`/`),
 	}
 	for _, host := range []string{"h1", "h2", "h3"} {
 		w.web(host, "new", flags...)
 		inRotation(4)
-		w.docker(host, "stop", "old")
+		w.docker(host, "stop", "-t", "60", "old") // it ends by itself when nobody asks it any more
 		w.docker(host, "rm", "old")
 		inRotation(3)
 	}

@@ -46,7 +46,8 @@ func TestManyContainers(t *testing.T) {
 		}
 	}
 	each(func(name string) error {
-		_, err := engines["h2"].Docker(w.ctx, "run", "-d", "--name", name, "--network", "appnet", "peer", "/labpeer", "serve", name, "80")
+		run := append([]string{"run", "-d", "--name", name, "--network", "appnet"}, asksAgain...)
+		_, err := engines["h2"].Docker(w.ctx, append(run, "peer", "/labpeer", "serve", name, "80")...)
 		return err
 	})
 	started := time.Since(began)
@@ -54,7 +55,7 @@ func TestManyContainers(t *testing.T) {
 	w.finds("h1", "client", last)
 	known := time.Since(began) - started
 	full := look()
-	asking := w.background("h2", "/usr/bin/docker", "exec", "c0", "/labpeer", "lookups", last, "/tmp/stop")
+	asking := w.lookups("h2", "c0", last, "/tmp/stop")
 	if err := mesh.SignalAgent(w.ctx, h, syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}

@@ -17,7 +17,7 @@ func TestPublishedPort(t *testing.T) {
 		w.answers("outside", "http://["+mesh.Host(host).IP6+"]:8080", "web")
 		w.answers(host, "http://127.0.0.1:8080", "web")
 	}
-	out, err := mesh.Host("outside").Run(w.ctx, "curl", "-sS", "-m3", "http://10.77.0.3:8080")
+	out, err := mesh.Host("outside").Run(w.ctx, "curl", "-sS", "-m30", "http://10.77.0.3:8080")
 	if err != nil || !strings.Contains(out, " 10.77.0.100:") {
 		t.Errorf("the replica sees %q (%v), not the client's address", out, err)
 	}
