@@ -73,7 +73,7 @@ var goldenReplica = Replica{
 func TestCompileGolden(t *testing.T) {
 	golden(t, "client.txt", compileClient(goldenServices, goldenServices).String())
 	golden(t, "publish.txt", compilePublish(goldenPublish, goldenPorts).String())
-	golden(t, "return.txt", compileReturn(goldenReplica).String()+compileEgress(goldenReplica).String())
+	golden(t, "return.txt", compileReturn(found{Replica: goldenReplica}).String()+compileEgress(found{Replica: goldenReplica}).String())
 }
 
 // A packet is what the tables look at; draw stands for numgen.

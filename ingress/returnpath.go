@@ -25,8 +25,12 @@ type Replica struct {
 	Address6  netip.Addr
 	UDPPorts  []uint16      // target ports of published UDP ports, sorted
 	Via       []IngressHost // sorted by Address4
+}
 
-	tracked bool // conntrack is to know of TCP connections, for the sake of others: found out by Apply
+// found is a replica with what Apply has found out.
+type found struct {
+	Replica
+	tracked bool // conntrack is to know of TCP connections, for the sake of others
 }
 
 // IngressHost is the presence on the ingress network of a host through which connections come.
@@ -95,8 +99,8 @@ type returner struct {
 	marks  translated // the table that tells by whom each connection comes, and marks answers
 	egress translated // the table that addresses frames
 	others others
-	index  int     // of the interface that the egress table is at
-	last   Replica // as the last Apply left it
+	index  int   // of the interface that the egress table is at
+	last   found // as the last Apply left it
 
 	changes *journal.Journal
 }
@@ -105,7 +109,8 @@ func newReturner(changes *journal.Journal) *returner {
 	return &returner{marks: translated{id: returnTable}, egress: translated{id: egressTable}, changes: changes}
 }
 
-func (r *returner) apply(want Replica) ([]op, error) {
+func (r *returner) apply(replica Replica) ([]op, error) {
+	want := found{Replica: replica}
 	if err := want.check(); err != nil {
 		return nil, err
 	}
@@ -149,7 +154,7 @@ func (r *returner) apply(want Replica) ([]op, error) {
 	return append(ops, marks...), err
 }
 
-func (r *returner) tables(want Replica, compile func(Replica) table) tables {
+func (r *returner) tables(want found, compile func(found) table) tables {
 	return tables{
 		full: func() table { return compile(want) },
 		step: func() (table, table) {
@@ -161,7 +166,7 @@ func (r *returner) tables(want Replica, compile func(Replica) table) tables {
 	}
 }
 
-func (w Replica) equal(other Replica) bool {
+func (w found) equal(other found) bool {
 	sameHost := func(a, b IngressHost) bool { return a.Address4 == b.Address4 && slices.Equal(a.MAC, b.MAC) }
 	return w.Endpoint == other.Endpoint && w.Namespace == other.Namespace && w.Interface == other.Interface &&
 		w.Address4 == other.Address4 && w.Address6 == other.Address6 && w.tracked == other.tracked &&

@@ -26,7 +26,7 @@ const udpMemory = 3 * time.Minute
 // needs to be remembered for it, not even by conntrack, and the client keeps its port.
 //
 // Datagrams need a memory, which is there only if UDP ports are published: see addDatagrams.
-func compileReturn(r Replica) table {
+func compileReturn(r found) table {
 	t := table{
 		id:   returnTable,
 		sets: []set{{name: "aliases", key: []field{fieldEther}, value: []field{fieldIPv4}, elements: map[string]string{}}},
@@ -47,7 +47,7 @@ func compileReturn(r Replica) table {
 
 // arriveRules give what arrives for TCP, and the errors that somebody on its way reports (RFC 792, RFC 4443), the alias of the host
 // that it comes through. What comes from elsewhere stays as it is.
-func arriveRules(r Replica) []rule {
+func arriveRules(r found) []rule {
 	in := matchInterface("iifname", r.Interface)
 	return []rule{
 		makeRule(in, matchFamily(false), matchTCP, setAlias(destination4), r.untrack(), accept),
@@ -58,7 +58,7 @@ func arriveRules(r Replica) []rule {
 }
 
 // leaveRules put the replica's own address into what answers from an alias, and leave a mark.
-func leaveRules(r Replica) []rule {
+func leaveRules(r found) []rule {
 	out := matchInterface("oifname", r.Interface)
 	return []rule{
 		makeRule(out, matchFamily(false), inAliases(source4), markByAlias(source4), setAddress(source4, r.Address4.Unmap())),
@@ -68,7 +68,7 @@ func leaveRules(r Replica) []rule {
 
 // outputRules keep conntrack out of answers, and lead errors that the namespace itself reports, such as a firewall in it, to the client:
 // the kernel does not send those of IPv6 from an alias, which is no interface's.
-func outputRules(r Replica) []rule {
+func outputRules(r found) []rule {
 	complain := func(about word, quoted, source place, own netip.Addr) rule {
 		return makeRule(matchFamily(quoted.ipv6), about, inAliases(quoted), markByAlias(quoted), setAddress(quoted, own), setAddress(source, own))
 	}
@@ -86,7 +86,7 @@ func outputRules(r Replica) []rule {
 }
 
 // untrack keeps conntrack out of what it need not know.
-func (r Replica) untrack() word {
+func (r found) untrack() word {
 	if r.tracked {
 		return word{}
 	}
@@ -99,7 +99,7 @@ func (r Replica) untrack() word {
 // is: nothing in them tells of the host. So conntrack keeps each host's flows in a zone of their own; where two of
 // them would have the same answers, it gives one of the clients another port (not address). The rules in "source" put the right
 // source address in for the clients in the sets udp4 and udp6.
-func addDatagrams(t *table, r Replica) {
+func addDatagrams(t *table, r found) {
 	hosts := set{name: "hosts", key: []field{fieldEther}, value: []field{fieldMark}, elements: map[string]string{}}
 	zones := set{name: "zones", key: []field{fieldEther}, value: []field{fieldZone}, elements: map[string]string{}}
 	for _, via := range r.Via {
@@ -134,7 +134,7 @@ func addDatagrams(t *table, r Replica) {
 
 // compileEgress makes the table that sends each frame to the host that its mark says. What has
 // the address of no host goes nowhere.
-func compileEgress(r Replica) table {
+func compileEgress(r found) table {
 	macs := set{name: "macs", key: []field{fieldMark}, value: []field{fieldEther}, elements: map[string]string{}}
 	for _, via := range r.Via {
 		macs.elements[markBytes(via.mark())] = string(via.MAC)
