@@ -106,7 +106,7 @@ func (a *Agent) Attach(ctx context.Context, req api.AttachRequest) (api.Attached
 	return inMesh(ctx, a, func(ctx context.Context, s *session) (api.Attached, error) { return s.Attach(ctx, req) })
 }
 
-// Drain takes endpoints of this host out of rotation, or puts them back.
+// Drain takes endpoints out of rotation, or puts them back.
 func (a *Agent) Drain(ctx context.Context, req api.DrainRequest) error {
 	return tellMesh(ctx, a, func(ctx context.Context, s *session) error { return s.Drain(ctx, req) })
 }

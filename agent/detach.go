@@ -49,16 +49,55 @@ func (s *session) resolveLocal(name string) (string, error) {
 
 // notLocal says where an endpoint is that is not here.
 func (s *session) notLocal(name string) error {
+	found := elsewhere(s.store.View(), name)
+	if len(found) == 0 {
+		return &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("no endpoint %q on this host: see meshd endpoint ls", name)}
+	}
+	return &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf(
+		"endpoint %s is on host %s: run the command there", name, nodeName(s.store.View(), found[0].Node))}
+}
+
+// resolveEndpoint finds an endpoint, and its host, by ID, an unambiguous start of one, or name. One of this host goes before
+// others of its name.
+func (s *session) resolveEndpoint(name string) (catalog.NodeID, string, error) {
+	id, err := s.resolveLocal(name)
+	var unknown *api.Error
+	if !errors.As(err, &unknown) || unknown.Code != api.CodeNotFound {
+		return s.store.self, id, err
+	}
 	view := s.store.View()
+	switch found := elsewhere(view, name); len(found) {
+	case 1:
+		return found[0].Node, found[0].ID, nil
+	case 0:
+		return "", "", &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("no endpoint %q: see meshd endpoint ls", name)}
+	default:
+		var all []string
+		for _, e := range found {
+			all = append(all, fmt.Sprintf("%s on host %s", e.ID, nodeName(view, e.Node)))
+		}
+		return "", "", invalid("%q could be any of %s: give the id", name, strings.Join(all, ", "))
+	}
+}
+
+// elsewhere is the endpoints that have an ID, or, if there is none, a start of it or a name.
+func elsewhere(view *catalog.View, name string) []catalog.NetworkEndpoint {
+	var found []catalog.NetworkEndpoint
 	for _, n := range view.Networks {
+		if n.Name == catalog.IngressNetwork {
+			continue
+		}
 		for _, e := range n.Endpoints {
-			if n.Name != catalog.IngressNetwork && (e.ID == name || e.Name == name) {
-				return &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf(
-					"endpoint %s is on host %s: run the command there", name, nodeName(view, e.Node))}
+			if e.ID == name {
+				return []catalog.NetworkEndpoint{e}
+			}
+			known := slices.ContainsFunc(found, func(f catalog.NetworkEndpoint) bool { return f.ID == e.ID })
+			if !known && (e.Name == name || strings.HasPrefix(e.ID, name)) {
+				found = append(found, e)
 			}
 		}
 	}
-	return &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("no endpoint %q on this host: see meshd endpoint ls", name)}
+	return found
 }
 
 // unplug removes an endpoint: first from the mesh, so that nobody is sent there any

@@ -20,8 +20,24 @@ const (
 // drained is the reason of an endpoint whose time to finish is over.
 const drained = "drained: its time to finish what it had is over"
 
-// Drain takes endpoints of this host out of rotation, on every host, or puts them back.
+// Drain takes an endpoint, or all of this host, out of rotation, on every host, or puts them back. Where the endpoint is, its
+// host's agent does it.
 func (s *session) Drain(ctx context.Context, req api.DrainRequest) error {
+	if req.Endpoint == "" {
+		return s.drainHere(ctx, req)
+	}
+	var err error
+	var node catalog.NodeID
+	if node, req.Endpoint, err = s.resolveEndpoint(req.Endpoint); err != nil {
+		return err
+	}
+	if node == s.store.self {
+		return s.drainHere(ctx, req)
+	}
+	return s.colleague(node).Drain(ctx, req)
+}
+
+func (s *session) drainHere(ctx context.Context, req api.DrainRequest) error {
 	if req.Limit < 0 {
 		return invalid("a limit is not less than zero")
 	}

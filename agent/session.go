@@ -157,7 +157,12 @@ func (s *session) start(ctx context.Context, o sessionOptions, records []catalog
 		return err
 	}
 	s.addresses = &allocator{store: s.store, locals: s.locals, confirm: s.syncer.Confirm, alive: s.mustAgree}
+	errands, err := s.listenErrands(ctx)
+	if err != nil {
+		return err
+	}
 	s.runTasks()
+	s.tasks.Go(func() error { return s.serveErrands(errands) })
 	return nil
 }
 

@@ -17,8 +17,8 @@ import (
 // Client asks a daemon over its socket. It implements [Backend]; errors are *Error, and
 // each is one line that a person can act on. It may be used by several goroutines.
 type Client struct {
-	socket string
-	http   *http.Client
+	http    *http.Client
+	explain func(context.Context, error) error // what to do about a daemon that cannot be asked
 }
 
 var _ Backend = (*Client)(nil)
@@ -28,7 +28,10 @@ func NewClient(socketPath string) *Client {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socketPath)
 	}
-	return &Client{socket: socketPath, http: &http.Client{Transport: &http.Transport{DialContext: dial}}}
+	return &Client{
+		http:    &http.Client{Transport: &http.Transport{DialContext: dial}},
+		explain: func(ctx context.Context, err error) error { return explainSocket(ctx, socketPath, err) },
+	}
 }
 
 // Init implements Mesh.
@@ -205,7 +208,7 @@ func call[Resp any](ctx context.Context, c *Client, method, path string, body an
 	}
 	defer func() { _ = resp.Body.Close() }() // it was only read
 	if resp.StatusCode >= 300 {
-		return answer, c.refusal(resp)
+		return answer, refusal(resp)
 	}
 	if resp.StatusCode == http.StatusNoContent {
 		return answer, nil
@@ -216,10 +219,10 @@ func call[Resp any](ctx context.Context, c *Client, method, path string, body an
 	return answer, nil
 }
 
-func (c *Client) refusal(resp *http.Response) error {
+func refusal(resp *http.Response) error {
 	var refused Error
 	if err := json.NewDecoder(resp.Body).Decode(&refused); err != nil || refused.Message == "" {
-		return &Error{CodeInternal, fmt.Sprintf("the daemon at %s answered %s, which this client does not understand: use a client of its own version", c.socket, resp.Status)}
+		return &Error{CodeInternal, fmt.Sprintf("the daemon answered %s, which this client does not understand: use a client of its own version", resp.Status)}
 	}
 	return &refused
 }
@@ -230,21 +233,21 @@ func isOther(path string) bool {
 	return err == nil && info.Mode().Type() != os.ModeSocket
 }
 
-// explain says what to do about a daemon that cannot be reached.
-func (c *Client) explain(ctx context.Context, err error) error {
+// explainSocket says what to do about the daemon at a socket, if it cannot be reached.
+func explainSocket(ctx context.Context, socket string, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		return &Error{CodeUnavailable, "given up before the daemon answered: " + context.Cause(ctx).Error() + ": try again"}
-	case len(c.socket) > maxSocketPath:
-		return &Error{CodeUnavailable, fmt.Sprintf("cannot reach the meshd daemon at %s: no socket has so long a path: name the daemon's with --socket or MESHD_SOCKET", c.socket)}
-	case isOther(c.socket):
-		return &Error{CodeUnavailable, fmt.Sprintf("cannot reach the meshd daemon at %s: that is no socket: name the daemon's with --socket or MESHD_SOCKET", c.socket)}
+	case len(socket) > maxSocketPath:
+		return &Error{CodeUnavailable, fmt.Sprintf("cannot reach the meshd daemon at %s: no socket has so long a path: name the daemon's with --socket or MESHD_SOCKET", socket)}
+	case isOther(socket):
+		return &Error{CodeUnavailable, fmt.Sprintf("cannot reach the meshd daemon at %s: that is no socket: name the daemon's with --socket or MESHD_SOCKET", socket)}
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return &Error{CodeUnavailable, fmt.Sprintf("cannot reach the meshd daemon at %s: it is not running: start it with `systemctl start meshd` or `sudo meshd agent`, or name another daemon's socket with --socket or MESHD_SOCKET", c.socket)}
+		return &Error{CodeUnavailable, fmt.Sprintf("cannot reach the meshd daemon at %s: it is not running: start it with `systemctl start meshd` or `sudo meshd agent`, or name another daemon's socket with --socket or MESHD_SOCKET", socket)}
 	case errors.Is(err, os.ErrPermission):
-		return &Error{CodeDenied, fmt.Sprintf("cannot reach the meshd daemon at %s: permission denied: use sudo, or join the group %s (`sudo usermod -aG %s $USER`, then log in again)", c.socket, Group, Group)}
+		return &Error{CodeDenied, fmt.Sprintf("cannot reach the meshd daemon at %s: permission denied: use sudo, or join the group %s (`sudo usermod -aG %s $USER`, then log in again)", socket, Group, Group)}
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return &Error{CodeUnavailable, fmt.Sprintf("the meshd daemon at %s went away before it answered: see why with `journalctl -u meshd`, then try again", c.socket)}
+		return &Error{CodeUnavailable, fmt.Sprintf("the meshd daemon at %s went away before it answered: see why with `journalctl -u meshd`, then try again", socket)}
 	}
-	return &Error{CodeUnavailable, fmt.Sprintf("cannot reach the meshd daemon at %s: %v: check that --socket or MESHD_SOCKET names a daemon's socket", c.socket, err)}
+	return &Error{CodeUnavailable, fmt.Sprintf("cannot reach the meshd daemon at %s: %v: check that --socket or MESHD_SOCKET names a daemon's socket", socket, err)}
 }

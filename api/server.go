@@ -17,23 +17,29 @@ const maxBody = 256 << 10
 type Options struct {
 	Log     *slog.Logger // nil: nothing is logged
 	Version string       // of meshd, told by /v1/version
+
+	Colleagues *Colleagues // nil: who may open the socket may ask everything
 }
 
-// Server answers the local API.
+// Server answers the API: locally, or other hosts' agents.
 type Server struct {
-	backend Backend
-	log     *slog.Logger
-	version string
-	mux     *http.ServeMux
+	backend    Backend
+	log        *slog.Logger
+	version    string
+	colleagues *Colleagues
+	mux        *http.ServeMux
 }
 
 // NewServer makes a Server that asks backend.
 func NewServer(backend Backend, options Options) *Server {
-	s := &Server{backend: backend, log: options.Log, version: options.Version, mux: http.NewServeMux()}
+	s := &Server{backend: backend, log: options.Log, version: options.Version, colleagues: options.Colleagues, mux: http.NewServeMux()}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	for _, r := range routes() {
+		if !s.colleagues.may(r.operation) {
+			continue
+		}
 		s.mux.HandleFunc(r.method+" "+r.path, s.handler(r))
 	}
 	s.mux.HandleFunc("/", s.noRoute)
@@ -41,9 +47,16 @@ func NewServer(backend Backend, options Options) *Server {
 }
 
 // ServeHTTP implements http.Handler.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	r, err := s.colleagues.admit(r)
+	if err != nil {
+		s.writeError(w, r, err)
+		return
+	}
+	s.mux.ServeHTTP(w, r)
+}
 
-// Serve answers on a listener, made by [Listen], until ctx ends; it closes the listener.
+// Serve answers on a listener, such as [Listen] makes, until ctx ends; it closes the listener.
 // It then lets calls that run end within five seconds. It returns nil when ctx ended.
 func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	server := &http.Server{
@@ -57,7 +70,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	go func() { failed <- server.Serve(listener) }()
 	select {
 	case err := <-failed:
-		return fmt.Errorf("serving the local API on %s: %w", listener.Addr(), err)
+		return fmt.Errorf("serving the API on %s: %w", listener.Addr(), err)
 	case <-ctx.Done():
 	}
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
@@ -95,6 +108,9 @@ func (s *Server) logChange(req *http.Request, err error, took time.Duration) {
 	args := []any{"call", req.Method + " " + req.URL.Path, "took", took.Round(time.Millisecond)}
 	if p, ok := peerOf(req.Context()); ok {
 		args = append(args, "pid", p.PID, "uid", p.UID)
+	}
+	if name, ok := req.Context().Value(colleagueKey{}).(string); ok {
+		args = append(args, "host", name)
 	}
 	if err != nil {
 		level = slog.LevelWarn

@@ -61,7 +61,7 @@ type Endpoints interface {
 	// DetachKey takes an endpoint of this host that was attached with a key off one of its
 	// networks, or off all.
 	DetachKey(ctx context.Context, req DetachRequest) error
-	// Drain takes endpoints of this host out of rotation: they get no new connections and keep those that they
+	// Drain takes an endpoint of any host, or all of this one, out of rotation: they get no new connections and keep those that they
 	// have. It returns when every host that is alive acts on it.
 	Drain(ctx context.Context, req DrainRequest) error
 	Endpoints(ctx context.Context) ([]Endpoint, error)
@@ -398,7 +398,7 @@ type AttachRequest struct {
 
 // DrainRequest says what is to be drained.
 type DrainRequest struct {
-	Endpoint string        `json:"endpoint,omitempty"` // as Detach takes it; empty: all endpoints of this host that belong to a service
+	Endpoint string        `json:"endpoint,omitempty"` // an id, an unambiguous start of one, or a name; empty: all endpoints of this host that belong to a service
 	Undo     bool          `json:"undo,omitempty"`     // back into rotation
 	Limit    time.Duration `json:"limit,omitempty"`    // nanoseconds; what still stands then is reset; 0: nothing is
 	Wait     bool          `json:"wait,omitempty"`     // return only when nobody is connected to them any more, or at the limit

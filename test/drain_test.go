@@ -27,7 +27,7 @@ func TestDrain(t *testing.T) {
 		hold(t, shared, "by virtual IP", h1, "nsenter", "--net=/run/meshd/endpoints/"+client.ID, peerBinary, "hold", vip),
 		hold(t, shared, "by published port", outside, peerBinary, "hold", h1.IP+":8095"),
 	}
-	if _, err := shared.Meshd(ctx, shared.Host("h3"), "service", "drain", leaving.ID); err != nil {
+	if _, err := shared.Meshd(ctx, h1, "service", "drain", leaving.ID); err != nil { // on another host than the endpoint's
 		t.Fatal(err)
 	}
 	within(t, 2*time.Second, "everybody knows", func() error {
@@ -86,9 +86,9 @@ func TestUndrainAndLimit(t *testing.T) {
 	leaving := serve(t, shared, shared.Host("h3"), "h3", flags...)
 	client := start(t, shared, h1, []string{"--network", "limit"}, "sleep", "infinity")
 	vip := serviceVIP(t, "svc.limit") + ":80"
-	service := func(args ...string) {
+	service := func(host string, args ...string) {
 		t.Helper()
-		if _, err := shared.Meshd(ctx, shared.Host("h3"), append([]string{"service"}, args...)...); err != nil {
+		if _, err := shared.Meshd(ctx, shared.Host(host), append([]string{"service"}, args...)...); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -100,11 +100,11 @@ func TestUndrainAndLimit(t *testing.T) {
 		}
 		return answers(out)
 	}
-	service("drain", leaving.ID)
+	service("h3", "drain", leaving.ID)
 	if got := answering(); got["h3"] > 0 { // drain has returned, so everybody acts on it
 		t.Errorf("new connections after draining: %v", got)
 	}
-	service("undrain", leaving.ID)
+	service("h2", "undrain", leaving.ID[:10])
 	if got := answering(); got["h3"] == 0 {
 		t.Errorf("new connections after undraining: %v", got)
 	}
@@ -112,7 +112,7 @@ func TestUndrainAndLimit(t *testing.T) {
 		hold(t, shared, "by virtual IP", h1, "nsenter", "--net=/run/meshd/endpoints/"+client.ID, peerBinary, "hold", vip),
 		hold(t, shared, "by published port", outside, peerBinary, "hold", h1.IP+":8096"),
 	}
-	service("drain", leaving.ID, "--limit", "2s", "--wait")
+	service("h1", "drain", leaving.ID, "--limit", "2s", "--wait")
 	for _, h := range held {
 		within(t, 10*time.Second, "what stood after the limit has ended "+h.what, func() error {
 			h.mu.Lock()

@@ -13,8 +13,8 @@ func serviceDrainCommand(a *app) *cobra.Command {
 	var all bool
 	c := &cobra.Command{
 		Use:   "drain ENDPOINT | --all [--limit TIME] [--wait]",
-		Short: "Send an endpoint of this host no new connections",
-		Long: `Take an endpoint of this host, or all of them, out of rotation, on every host: their services send them no new
+		Short: "Send an endpoint no new connections",
+		Long: `Take an endpoint, wherever it is, or all of this host, out of rotation, on every host: their services send them no new
 connections. When the command returns, every host that is alive acts on it. What an endpoint has lives on until
 it ends, or until the limit. ENDPOINT is its id, the start of it, or its name. service undrain puts it back.`,
 		Example:           "  sudo meshd service drain 3f2a\n  sudo meshd service drain web-1 --limit 30s --wait\n  sudo meshd service drain --all --limit 10s --wait",
@@ -50,8 +50,8 @@ it ends, or until the limit. ENDPOINT is its id, the start of it, or its name. s
 func serviceUndrainCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:               "undrain ENDPOINT",
-		Short:             "Send an endpoint of this host connections again",
-		Long:              "Put an endpoint of this host that was drained back into rotation, on every host.",
+		Short:             "Send an endpoint connections again",
+		Long:              "Put an endpoint that was drained, wherever it is, back into rotation, on every host.",
 		Example:           "  sudo meshd service undrain 3f2a",
 		Args:              wants(1, 1, "the endpoint's id or name (see meshd endpoint ls)"),
 		ValidArgsFunction: complete(a.endpointNames, 1),
