@@ -174,20 +174,22 @@ func TestASilentUpstreamIsAskedLastForAWhile(t *testing.T) {
 }
 
 func TestForgedAnswersArePassedOver(t *testing.T) {
-	fake := &fakeUpstreams{answer: upstreamAnswers{one: func(_ string, query *dns.Msg) []*dns.Msg {
-		wrongID, wrongName, wrongType, noAnswer := answerA(query, "203.0.113.1"), answerA(query, "203.0.113.2"), answerA(query, "203.0.113.3"), answerA(query, "203.0.113.4")
-		wrongID.Id++
-		wrongName.Question = []dns.Question{{Name: "evil.com.", Qtype: dns.TypeA, Qclass: dns.ClassINET}}
-		wrongType.Question = []dns.Question{{Name: "example.com.", Qtype: dns.TypeTXT, Qclass: dns.ClassINET}}
-		noAnswer.Response = false
-		right := answerA(query, "198.51.100.1")
-		right.Question = []dns.Question{{Name: "EXAMPLE.com.", Qtype: dns.TypeA, Qclass: dns.ClassINET}} // some servers do that
-		return []*dns.Msg{wrongID, wrongName, wrongType, noAnswer, right}
-	}}}
-	m := exchange(t, forwarding(fake), question("exAmple.com.", dns.TypeA), false)
-	if outline(m) != "NOERROR 198.51.100.1" || m.Question[0].Name != "exAmple.com." || m.Answer[0].Header().Ttl != 86400 {
-		t.Errorf("%v", m)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		fake := &fakeUpstreams{answer: upstreamAnswers{one: func(_ string, query *dns.Msg) []*dns.Msg {
+			wrongID, wrongName, wrongType, noAnswer := answerA(query, "203.0.113.1"), answerA(query, "203.0.113.2"), answerA(query, "203.0.113.3"), answerA(query, "203.0.113.4")
+			wrongID.Id++
+			wrongName.Question = []dns.Question{{Name: "evil.com.", Qtype: dns.TypeA, Qclass: dns.ClassINET}}
+			wrongType.Question = []dns.Question{{Name: "example.com.", Qtype: dns.TypeTXT, Qclass: dns.ClassINET}}
+			noAnswer.Response = false
+			right := answerA(query, "198.51.100.1")
+			right.Question = []dns.Question{{Name: "EXAMPLE.com.", Qtype: dns.TypeA, Qclass: dns.ClassINET}} // some servers do that
+			return []*dns.Msg{wrongID, wrongName, wrongType, noAnswer, right}
+		}}}
+		m := exchange(t, forwarding(fake), question("exAmple.com.", dns.TypeA), false)
+		if outline(m) != "NOERROR 198.51.100.1" || m.Question[0].Name != "exAmple.com." || m.Answer[0].Header().Ttl != 86400 {
+			t.Errorf("%v", m)
+		}
+	})
 }
 
 func TestBareRefusalsDoNotCostTheTimeout(t *testing.T) {
@@ -208,37 +210,37 @@ func TestBareRefusalsDoNotCostTheTimeout(t *testing.T) {
 }
 
 func TestLargeAnswersComeByTCP(t *testing.T) {
-	var ips []string
-	for i := range 100 {
-		ips = append(ips, fmt.Sprintf("198.51.100.%d", i))
-	}
-	large := func(network string, query *dns.Msg) []*dns.Msg {
-		if network == "udp" {
-			m := answerA(query)
-			m.Truncated = true
+	synctest.Test(t, func(t *testing.T) {
+		var ips []string
+		for i := range 100 {
+			ips = append(ips, fmt.Sprintf("198.51.100.%d", i))
+		}
+		large := func(network string, query *dns.Msg) []*dns.Msg {
+			if network == "udp" {
+				m := answerA(query)
+				m.Truncated = true
+				return []*dns.Msg{m}
+			}
+			m := answerA(query, ips...)
+			m.Compress = true
 			return []*dns.Msg{m}
 		}
-		m := answerA(query, ips...)
-		m.Compress = true
-		return []*dns.Msg{m}
-	}
-	r := forwarding(&fakeUpstreams{answer: upstreamAnswers{one: large}})
-	if m := exchange(t, r, question("example.com.", dns.TypeA), true); len(m.Answer) != 100 || m.Truncated {
-		t.Errorf("by TCP: %d answers, truncated %v", len(m.Answer), m.Truncated)
-	}
-	// A client that cannot speak TCP has at least some of them.
-	if m := exchange(t, r, question("example.com.", dns.TypeA), false); len(m.Answer) < 25 || !m.Truncated {
-		t.Errorf("by UDP: %d answers, truncated %v", len(m.Answer), m.Truncated)
-	}
-	// Where TCP is blocked the cut answer is better than none.
-	noTCP := func(network string, query *dns.Msg) []*dns.Msg {
-		if network == "tcp" {
-			return nil
+		r := forwarding(&fakeUpstreams{answer: upstreamAnswers{one: large}})
+		if m := exchange(t, r, question("example.com.", dns.TypeA), true); len(m.Answer) != 100 || m.Truncated {
+			t.Errorf("by TCP: %d answers, truncated %v", len(m.Answer), m.Truncated)
 		}
-		return large(network, query)
-	}
-	synctest.Test(t, func(t *testing.T) {
-		r := forwarding(&fakeUpstreams{answer: upstreamAnswers{one: noTCP}})
+		// A client that cannot speak TCP has at least some of them.
+		if m := exchange(t, r, question("example.com.", dns.TypeA), false); len(m.Answer) < 25 || !m.Truncated {
+			t.Errorf("by UDP: %d answers, truncated %v", len(m.Answer), m.Truncated)
+		}
+		// Where TCP is blocked the cut answer is better than none.
+		noTCP := func(network string, query *dns.Msg) []*dns.Msg {
+			if network == "tcp" {
+				return nil
+			}
+			return large(network, query)
+		}
+		r = forwarding(&fakeUpstreams{answer: upstreamAnswers{one: noTCP}})
 		if m := exchange(t, r, question("example.com.", dns.TypeA), false); !m.Truncated || m.Rcode != dns.RcodeSuccess {
 			t.Errorf("without TCP: %v", m)
 		}
@@ -246,62 +248,66 @@ func TestLargeAnswersComeByTCP(t *testing.T) {
 }
 
 func TestUpstreamsSeeNothingOfTheClientsOptions(t *testing.T) {
-	var seen *dns.Msg
-	fake := &fakeUpstreams{answer: upstreamAnswers{one: func(_ string, query *dns.Msg) []*dns.Msg {
-		seen = query
-		return []*dns.Msg{answerA(query, "198.51.100.1")}
-	}}}
-	query := question("example.com.", dns.TypeA).SetEdns0(4096, true)
-	query.CheckingDisabled = true
-	query.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: "0102030405060708"}}
-	exchange(t, forwarding(fake), query, false)
-	opt := seen.IsEdns0()
-	if opt == nil || len(opt.Option) != 0 || opt.UDPSize() != 1232 || !opt.Do() || !seen.CheckingDisabled || !seen.RecursionDesired {
-		t.Errorf("the upstream was asked %v", seen)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		var seen *dns.Msg
+		fake := &fakeUpstreams{answer: upstreamAnswers{one: func(_ string, query *dns.Msg) []*dns.Msg {
+			seen = query
+			return []*dns.Msg{answerA(query, "198.51.100.1")}
+		}}}
+		query := question("example.com.", dns.TypeA).SetEdns0(4096, true)
+		query.CheckingDisabled = true
+		query.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: "0102030405060708"}}
+		exchange(t, forwarding(fake), query, false)
+		opt := seen.IsEdns0()
+		if opt == nil || len(opt.Option) != 0 || opt.UDPSize() != 1232 || !opt.Do() || !seen.CheckingDisabled || !seen.RecursionDesired {
+			t.Errorf("the upstream was asked %v", seen)
+		}
+	})
 }
 
 func TestQuery(t *testing.T) {
-	fake := &fakeUpstreams{answer: upstreamAnswers{one: says("198.51.100.1")}}
-	config := testConfig()
-	config.Upstreams = []netip.AddrPort{netip.MustParseAddrPort(one)}
-	config.Servers = []Server{{Endpoint: "in", Networks: []string{"back"}}, {Endpoint: "out", Networks: []string{"appnet"}, Forward: true}}
-	r := New(Options{Dial: fake.dial})
-	r.state.Store(r.compile(config))
-	for _, test := range []struct{ endpoint, name, qtype, want string }{
-		{"out", "db", "", "db. A NOERROR mesh 10.1.200.1"},
-		{"in", "db", "a", "db. A NOERROR mesh 10.2.15.1"},
-		{"out", "10.1.200.1", "", "1.200.1.10.in-addr.arpa. PTR NOERROR mesh db.appnet.mesh.internal."},
-		{"out", "nosuch.appnet", "", "nosuch.appnet. A NXDOMAIN mesh"},
-		{"out", "example.com", "A", "example.com. A NOERROR upstream 192.0.2.1:53 198.51.100.1"},
-		{"in", "example.com", "A", "example.com. A REFUSED  (the networks back are internal: only their own names are known here)"},
-		{"", "queue", "", "queue. A NOERROR mesh 10.2.15.2"},
-		{"", "vault.secret", "", "vault.secret. A NOERROR mesh 10.4.0.200"},
-	} {
-		result, err := r.Query(t.Context(), test.endpoint, test.name, test.qtype)
-		if err != nil {
-			t.Errorf("%v: %v", test, err)
-			continue
+	synctest.Test(t, func(t *testing.T) {
+		fake := &fakeUpstreams{answer: upstreamAnswers{one: says("198.51.100.1")}}
+		config := testConfig()
+		config.Upstreams = []netip.AddrPort{netip.MustParseAddrPort(one)}
+		config.Servers = []Server{{Endpoint: "in", Networks: []string{"back"}}, {Endpoint: "out", Networks: []string{"appnet"}, Forward: true}}
+		r := New(Options{Dial: fake.dial})
+		r.state.Store(r.compile(config))
+		for _, test := range []struct{ endpoint, name, qtype, want string }{
+			{"out", "db", "", "db. A NOERROR mesh 10.1.200.1"},
+			{"in", "db", "a", "db. A NOERROR mesh 10.2.15.1"},
+			{"out", "10.1.200.1", "", "1.200.1.10.in-addr.arpa. PTR NOERROR mesh db.appnet.mesh.internal."},
+			{"out", "nosuch.appnet", "", "nosuch.appnet. A NXDOMAIN mesh"},
+			{"out", "example.com", "A", "example.com. A NOERROR upstream 192.0.2.1:53 198.51.100.1"},
+			{"in", "example.com", "A", "example.com. A REFUSED  (the networks back are internal: only their own names are known here)"},
+			{"", "queue", "", "queue. A NOERROR mesh 10.2.15.2"},
+			{"", "vault.secret", "", "vault.secret. A NOERROR mesh 10.4.0.200"},
+		} {
+			result, err := r.Query(t.Context(), test.endpoint, test.name, test.qtype)
+			if err != nil {
+				t.Errorf("%v: %v", test, err)
+				continue
+			}
+			got := strings.Join([]string{result.Name, result.Type, result.Rcode, result.Source}, " ")
+			for _, record := range result.Records {
+				got += " " + record.Data
+			}
+			if result.Why != "" {
+				got += " (" + result.Why + ")"
+			}
+			if got != test.want {
+				t.Errorf("%s asks %s %s:\n got %s\nwant %s", test.endpoint, test.name, test.qtype, got, test.want)
+			}
 		}
-		got := strings.Join([]string{result.Name, result.Type, result.Rcode, result.Source}, " ")
-		for _, record := range result.Records {
-			got += " " + record.Data
+		if _, err := r.Query(t.Context(), "nobody", "db", ""); !errors.Is(err, ErrNoEndpoint) {
+			t.Errorf("an endpoint that is not there: %v", err)
 		}
-		if result.Why != "" {
-			got += " (" + result.Why + ")"
+		for _, bad := range [][2]string{{"a..b", "A"}, {"", "A"}, {"db", "NONSENSE"}, {"db", "AXFR"}, {strings.Repeat("x", 64), "A"}} {
+			if _, err := r.Query(t.Context(), "in", bad[0], bad[1]); !errors.Is(err, ErrBadQuestion) {
+				t.Errorf("Query(%q, %q): %v", bad[0], bad[1], err)
+			}
 		}
-		if got != test.want {
-			t.Errorf("%s asks %s %s:\n got %s\nwant %s", test.endpoint, test.name, test.qtype, got, test.want)
-		}
-	}
-	if _, err := r.Query(t.Context(), "nobody", "db", ""); !errors.Is(err, ErrNoEndpoint) {
-		t.Errorf("an endpoint that is not there: %v", err)
-	}
-	for _, bad := range [][2]string{{"a..b", "A"}, {"", "A"}, {"db", "NONSENSE"}, {"db", "AXFR"}, {strings.Repeat("x", 64), "A"}} {
-		if _, err := r.Query(t.Context(), "in", bad[0], bad[1]); !errors.Is(err, ErrBadQuestion) {
-			t.Errorf("Query(%q, %q): %v", bad[0], bad[1], err)
-		}
-	}
+	})
 }
 
 // FuzzUpstream is an upstream that answers whatever it likes: what the client gets is an answer to its

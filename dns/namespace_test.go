@@ -66,6 +66,10 @@ func program(path string) *net.Resolver {
 	}}
 }
 
+// whole is a name as a program asks for it with the endpoint's resolv.conf: the resolver above reads the machine's own, and would
+// ask for the name in that one's domains first.
+func whole(name string) string { return strings.TrimSuffix(name, ".") + "." }
+
 // startUpstream runs a real name server in a namespace of its own, that knows
 // big.example (large answers) and answers all else with 198.51.100.1.
 func startUpstream(t *testing.T) (namespace string, addr netip.AddrPort) {
@@ -140,30 +144,30 @@ func TestProgramsInAnEndpointResolve(t *testing.T) {
 	for _, test := range []struct{ name, want string }{
 		{"db", "10.1.200.1 fd00:1::c801"},
 		{"db.appnet", "10.1.200.1 fd00:1::c801"},
-		{"db.appnet.mesh.internal.", "10.1.200.1 fd00:1::c801"},
+		{"db.appnet.mesh.internal", "10.1.200.1 fd00:1::c801"},
 		{"tasks.db", "10.1.0.2 10.1.1.2 fd00:1::102 fd00:1::2"},
 		{"shell.endpoint", "10.1.0.7 fd00:1::7"},
 		{"alpha.node", "fdaa::1"},
 		{"web.example", "198.51.100.1"},
 	} {
-		got, err := resolver.LookupHost(ctx, test.name)
+		got, err := resolver.LookupHost(ctx, whole(test.name))
 		slices.Sort(got)
 		if err != nil || strings.Join(got, " ") != test.want {
 			t.Errorf("%s: %v, %v", test.name, got, err)
 		}
 	}
 	var missing *net.DNSError
-	if _, err := resolver.LookupHost(ctx, "nosuch.appnet"); !errors.As(err, &missing) || !missing.IsNotFound {
+	if _, err := resolver.LookupHost(ctx, whole("nosuch.appnet")); !errors.As(err, &missing) || !missing.IsNotFound {
 		t.Errorf("nosuch.appnet: %v", err)
 	}
 	if names, err := resolver.LookupAddr(ctx, "10.1.200.1"); err != nil || !slices.Equal(names, []string{"db.appnet.mesh.internal."}) {
 		t.Errorf("address of db: %v, %v", names, err)
 	}
-	if _, targets, err := resolver.LookupSRV(ctx, "pg", "tcp", "db"); err != nil || len(targets) != 2 || targets[0].Port != 5432 {
+	if _, targets, err := resolver.LookupSRV(ctx, "pg", "tcp", whole("db")); err != nil || len(targets) != 2 || targets[0].Port != 5432 {
 		t.Errorf("port of db: %v, %v", targets, err)
 	}
 	// Both hops are cut off by UDP and go on by TCP.
-	if got, err := resolver.LookupHost(ctx, "big.example"); err != nil || len(got) < 201 {
+	if got, err := resolver.LookupHost(ctx, whole("big.example")); err != nil || len(got) < 201 {
 		t.Errorf("a large answer: %d addresses, %v", len(got), err)
 	}
 }
@@ -184,7 +188,7 @@ func run(t *testing.T, namespace string, conf []byte, command ...string) string 
 		t.Fatal(err)
 	}
 	args := append([]string{"--net=" + namespace, "unshare", "--mount", "sh", "-c", `mount --bind "$1" /etc/resolv.conf && shift && exec "$@"`, "sh", file}, command...)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, "nsenter", args...).CombinedOutput()
 	if err != nil {
@@ -216,23 +220,24 @@ func TestOtherResolversUnderstandUs(t *testing.T) {
 			{"+noall +comments +opcode=UPDATE db", "status: NOTIMP"},
 			{"+noall +comments CH TXT version.bind", "status: REFUSED"},
 		} {
-			got := run(t, here, conf, append([]string{"dig", "+tries=1"}, strings.Fields(test.args)...)...)
+			got := run(t, here, conf, append([]string{"dig", "-r", "+tries=1", "+timeout=30"}, strings.Fields(test.args)...)...)
 			if !strings.Contains(got, test.want) {
 				t.Errorf("dig %s: want %q in\n%s", test.args, test.want, got)
 			}
 		}
 	})
 	t.Run("glibc", func(t *testing.T) {
+		// By DNS alone, whatever this machine asks otherwise (nsswitch.conf).
 		// getaddrinfo looks for no IPv4 addresses where there is none but 127.0.0.1.
 		if out := run(t, here, conf, "ip", "address", "add", "10.1.0.7/32", "dev", "lo"); out != "" {
 			t.Fatal(out)
 		}
 		for _, test := range []struct{ name, want string }{{"db", "10.1.200.1"}, {"db.appnet", "10.1.200.1"}, {"tasks.db", "10.1.1.2"}} {
-			if got := run(t, here, conf, "getent", "ahostsv4", test.name); !strings.Contains(got, test.want) {
+			if got := run(t, here, conf, "getent", "-s", "hosts:dns", "ahostsv4", test.name); !strings.Contains(got, test.want) {
 				t.Errorf("getent %s: want %s in\n%s", test.name, test.want, got)
 			}
 		}
-		if got := run(t, here, conf, "getent", "hosts", "nosuch"); got != "exit status 2" {
+		if got := run(t, here, conf, "getent", "-s", "hosts:dns", "hosts", "nosuch"); got != "exit status 2" {
 			t.Errorf("getent nosuch: %s", got)
 		}
 	})
@@ -264,7 +269,7 @@ func TestApplyFollowsTheConfig(t *testing.T) {
 	config.Servers = []Server{{Endpoint: "e3", Namespace: first, Networks: []string{"appnet"}}}
 	apply(t, r, config)
 	expectHost(t, first, "db", "10.1.200.1 fd00:1::c801")
-	if _, err := program(second).LookupHost(t.Context(), "db"); err == nil {
+	if _, err := program(second).LookupHost(t.Context(), whole("db")); err == nil {
 		t.Error("e2's names are answered after it went")
 	}
 
@@ -283,7 +288,7 @@ func TestApplyFollowsTheConfig(t *testing.T) {
 
 func expectHost(t *testing.T, namespace, name, want string) {
 	t.Helper()
-	got, err := program(namespace).LookupHost(t.Context(), name)
+	got, err := program(namespace).LookupHost(t.Context(), whole(name))
 	if slices.Sort(got); err != nil || strings.Join(got, " ") != want {
 		t.Errorf("%s: %v, %v; want %s", name, got, err, want)
 	}
@@ -326,9 +331,10 @@ func TestSwapsUnderLoadAndNothingLeft(t *testing.T) {
 	goroutines, files := runtime.NumGoroutine(), openFiles(t)
 	r := newResolver(t, Options{Dial: dialIn(upstream)})
 	apply(t, r, config)
-	if got := runtime.NumGoroutine() - goroutines; got > 2*endpoints+2 {
-		t.Errorf("%d goroutines for %d endpoints", got, endpoints)
-	}
+	// Those that looked into the namespaces may not have ended yet.
+	eventually(t, fmt.Sprintf("no more than two goroutines for each of %d endpoints", endpoints), func() bool {
+		return runtime.NumGoroutine()-goroutines <= 2*endpoints+2
+	})
 
 	// A swap for each answer or two: whoever does nothing but swap leaves a small machine no time to answer.
 	answered := make(chan struct{}, 1)
@@ -414,7 +420,7 @@ func TestAFloodForTheUpstreamsHurtsOnlyItself(t *testing.T) {
 	}
 	defer socket.Close()
 	conn := &dns.Conn{Conn: socket}
-	if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	ask := func() {
@@ -437,16 +443,24 @@ func TestAFloodForTheUpstreamsHurtsOnlyItself(t *testing.T) {
 	}
 	fill()
 	ask()
-	m, err := conn.ReadMsg()
-	if err != nil || m.Rcode != dns.RcodeServerFailure || len(m.IsEdns0().Option) != 1 {
-		t.Errorf("one more: %v, %v", m, err)
+	for refused := false; !refused; {
+		m, err := conn.ReadMsg()
+		if err != nil {
+			t.Fatalf("one more: %v", err)
+		}
+		refused = strings.Contains(outline(m), fmt.Sprintf("SERVFAIL (%d questions of this endpoint are", maxForwarded))
 	}
 	expectHost(t, here, "db", "10.1.200.1 fd00:1::c801")
-	fill()
-	apply(t, r, Config{})
-	if cutShort.Load() == 0 {
-		t.Error("the endpoint's end waited for upstreams")
-	}
+	// On a slow machine all places may be free again when the end comes.
+	eventually(t, "the endpoint's end to cut look-ups short", func() bool {
+		fill()
+		apply(t, r, Config{})
+		if cutShort.Load() > 0 {
+			return true
+		}
+		apply(t, r, config)
+		return false
+	})
 }
 
 func openFiles(t *testing.T) int {
@@ -491,9 +505,9 @@ func TestAnswersLeaveFromTheirAddress(t *testing.T) {
 	if err := netns.Do(here, netns.LoopbackUp); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	if got, err := program(here).LookupHost(ctx, "db.appnet.mesh.internal"); err != nil || len(got) == 0 {
+	if got, err := program(here).LookupHost(ctx, whole("db.appnet.mesh.internal")); err != nil || len(got) == 0 {
 		t.Errorf("%v, %v", got, err)
 	}
 }
