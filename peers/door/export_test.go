@@ -2,7 +2,7 @@ package door
 
 import "time"
 
-// SetRequestTime shortens a server's patience with slow clients.
+// SetRequestTime sets a server's patience with slow clients. It is for connections by a listener that is served from then on.
 func SetRequestTime(s *Server, d time.Duration) { s.requestTime = d }
 
 // Conns is how many connections a server has open.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -192,12 +193,18 @@ func TestClockFarBehind(t *testing.T) {
 func TestManyJoinAtOnce(t *testing.T) {
 	m := found(t)
 	token := m.token(t, identity.TokenRequest{})
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
 	var all sync.WaitGroup
 	errs := make(chan error, 2*door.MaxConnsPerIP)
 	for range cap(errs) {
 		req := request(t, newIdentity(t), token, m.address)
 		all.Go(func() {
-			_, err := door.Join(t.Context(), req)
+			var err error
+			for again := true; again; { // whoever finds the door full each time tries anew
+				_, err = door.Join(ctx, req)
+				again = err != nil && ctx.Err() == nil && strings.Contains(err.Error(), "too many hosts join there right now")
+			}
 			errs <- err
 		})
 	}
@@ -212,7 +219,8 @@ func TestManyJoinAtOnce(t *testing.T) {
 func TestOtherAddressesAreTried(t *testing.T) {
 	m := found(t)
 	other := found(t)
-	req := request(t, newIdentity(t), m.token(t, identity.TokenRequest{}), closedPort(t), other.address, m.address)
+	const nobody = "127.0.0.1:1"
+	req := request(t, newIdentity(t), m.token(t, identity.TokenRequest{}), nobody, other.address, m.address)
 	_, err := join(t, req)
 	must(t, err)
 
@@ -225,14 +233,6 @@ func TestOtherAddressesAreTried(t *testing.T) {
 	if !strings.Contains(err.Error(), "connection refused: is `meshd agent` running there") {
 		t.Errorf("error %v does not say what to do", err)
 	}
-}
-
-func closedPort(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	must(t, listener.Close())
-	return listener.Addr().String()
 }
 
 func TestJoinWithoutUsableAddress(t *testing.T) {
@@ -249,18 +249,24 @@ func TestJoinWithoutUsableAddress(t *testing.T) {
 
 // What ends the agent ends joins and the door at once.
 func TestCancel(t *testing.T) {
-	silent := serve(t, func(ctx context.Context, _ net.Listener) error { <-ctx.Done(); return nil })
-	m := found(t)
 	ctx, cancel := context.WithCancel(t.Context())
+	silent := serve(t, func(serving context.Context, listener net.Listener) error {
+		conn, err := listener.Accept()
+		cancel()
+		<-serving.Done()
+		if err == nil {
+			_ = conn.Close()
+		}
+		return nil
+	})
+	m := found(t)
 	conn, err := net.Dial("tcp", m.address)
 	must(t, err)
 	defer func() { _ = conn.Close() }()
 	until(t, "the door has a guest", func() bool { return door.Conns(m.server) == 1 })
-	time.AfterFunc(10*time.Millisecond, cancel)
-	begin := time.Now()
 	_, err = door.Join(ctx, request(t, newIdentity(t), m.token(t, identity.TokenRequest{}), silent))
-	if !errors.Is(err, context.Canceled) || time.Since(begin) > 5*time.Second {
-		t.Errorf("after %s: %v, want canceled", time.Since(begin), err)
+	if !errors.Is(err, context.Canceled) || errors.Is(err, os.ErrDeadlineExceeded) { // not after the silence has lasted too long
+		t.Errorf("%v, want canceled", err)
 	}
 	// The door's end, with a guest in it, is waited for by serve's cleanup.
 }
