@@ -73,7 +73,11 @@ var goldenReplica = Replica{
 func TestCompileGolden(t *testing.T) {
 	golden(t, "client.txt", compileClient(goldenServices, goldenServices).String())
 	golden(t, "publish.txt", compilePublish(goldenPublish, goldenPorts).String())
-	golden(t, "return.txt", compileReturn(found{Replica: goldenReplica}).String()+compileEgress(found{Replica: goldenReplica}).String())
+	full := found{Replica: goldenReplica, tracked: true, bound4: []uint16{80}}
+	golden(t, "return.txt", compileReturn(full).String()+compileEgress(full).String())
+	plain := found{Replica: goldenReplica}
+	plain.UDPPorts = nil
+	golden(t, "return-tcp.txt", compileReturn(plain).String())
 }
 
 // A packet is what the tables look at; draw stands for numgen.

@@ -94,16 +94,7 @@ func serve(t *testing.T, path, name string, port int) {
 		return err
 	})
 	t.Cleanup(func() { _ = tcp.Close(); _ = udp.Close() })
-	go func() {
-		for {
-			conn, err := tcp.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = fmt.Fprintf(conn, "%s %s", name, conn.RemoteAddr())
-			_ = conn.Close()
-		}
-	}()
+	go answerAll(tcp, name)
 	go func() {
 		buffer := make([]byte, 1500)
 		for {
@@ -114,6 +105,33 @@ func serve(t *testing.T, path, name string, port int) {
 			_, _ = udp.WriteTo(fmt.Appendf(nil, "%s %s", name, peer), peer)
 		}
 	}()
+}
+
+// serveAt answers on a TCP port of some addresses alone.
+func serveAt(t *testing.T, path, name string, port int, addresses ...netip.Addr) {
+	t.Helper()
+	for _, address := range addresses {
+		var l net.Listener
+		in(t, path, func() error {
+			var err error
+			l, err = net.Listen("tcp", endpointOf(address, port))
+			return err
+		})
+		t.Cleanup(func() { _ = l.Close() })
+		go answerAll(l, name)
+	}
+}
+
+// answerAll tells everybody the name, and whom the listener sees.
+func answerAll(l net.Listener, name string) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		_, _ = fmt.Fprintf(conn, "%s %s", name, conn.RemoteAddr())
+		_ = conn.Close()
+	}
 }
 
 // in runs fn in the namespace, or in the tests' own for "".

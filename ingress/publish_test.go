@@ -34,6 +34,7 @@ const (
 	endpointGateway6, endpointOnGW6 = "2001:db8:1::1", "2001:db8:1::2"
 	publishedPort, targetPort       = 8080, 80
 	emptyPort                       = 8081
+	boundPort                       = 90
 )
 
 func newPublishLab(t *testing.T) publishLab {
@@ -219,14 +220,20 @@ func TestOneClientPortThroughTwoHosts(t *testing.T) {
 		want.Via = append(want.Via, IngressHost{Address4: s.addr4(101 + i), MAC: plugMAC(101 + i)})
 		hosts = append(hosts, path)
 	}
+	serveAt(t, replica, "bound", boundPort, s.addr4(1), s.addr6(1))
 	a := newApplier(t)
 	t.Cleanup(func() { mustApply(t, a, Config{}) })
 	mustApply(t, a, Config{Replicas: []Replica{want}})
 	for client, address := range map[string]netip.Addr{client4: s.addr4(1), client6: s.addr6(1)} {
-		for _, network := range []string{"tcp", "udp"} {
-			ports := map[string]bool{}
+		for _, way := range []struct {
+			network string
+			port    int
+			from    string // the client's port
+			keeps   bool   // TCP keeps the client's port; to other sockets two peers with one address would be one
+		}{{"tcp", targetPort, "5555", true}, {"udp", targetPort, "5555", false}, {"tcp", boundPort, "5556", false}} {
+			network, ports := way.network, map[string]bool{}
 			for i, path := range hosts {
-				conn, err := dialFrom(path, network, net.JoinHostPort(client, "5555"), endpointOf(address, targetPort))
+				conn, err := dialFrom(path, network, net.JoinHostPort(client, way.from), endpointOf(address, way.port))
 				if err != nil {
 					t.Fatalf("%s %s through host %d: %v", network, address, i, err)
 				}
@@ -235,12 +242,46 @@ func TestOneClientPortThroughTwoHosts(t *testing.T) {
 				if err != nil || !strings.Contains(peer, client) {
 					t.Errorf("%s %s through host %d: the replica saw %q, %v", network, address, i, peer, err)
 				}
-				// TCP keeps the port as well; to a UDP socket two peers with one address would be one.
-				if network == "tcp" && peer != net.JoinHostPort(client, "5555") || network == "udp" && ports[peer] {
+				if way.keeps && peer != net.JoinHostPort(client, way.from) || !way.keeps && ports[peer] {
 					t.Errorf("%s %s through host %d: the replica saw %q (before: %v)", network, address, i, peer, ports)
 				}
 				ports[peer] = true
 			}
+		}
+	}
+}
+
+// Sockets that listen at the replica's address on the network alone are reached as well, and see who asks.
+func TestReplicaListensAtItsOwnAddress(t *testing.T) {
+	linktest.RequireRoot(t)
+	lab := newPublishLab(t)
+	for _, path := range []string{lab.replica, lab.other, netns.Host} {
+		linktest.Must(t, path, "sysctl -qw net.ipv4.conf.all.rp_filter=1")
+	}
+	t.Cleanup(func() { hostCommand(t, "sysctl -qw net.ipv4.conf.all.rp_filter=0") })
+	a := lab.withApplied(t)
+	serveAt(t, lab.replica, "a", boundPort, lab.addr4(1), lab.addr6(1))
+	serveAt(t, lab.other, "b", boundPort, lab.addr4(2), lab.addr6(2))
+	config := lab.config()
+	config.Publish.Ports[0].Backends = slices.Clone(config.Publish.Ports[0].Backends)
+	for i, b := range config.Publish.Ports[0].Backends {
+		config.Publish.Ports[0].Backends[i] = netip.AddrPortFrom(b.Addr(), boundPort)
+	}
+	for i := range config.Replicas {
+		config.Replicas[i].UDPPorts = nil
+	}
+	mustApply(t, a, config)
+	for _, way := range [][2]string{{hostAddress4, clientAddress4}, {hostAddress6, clientAddress6}} {
+		seen := map[string]bool{}
+		for range 20 {
+			name, peer := mustAsk(t, lab.outside, "tcp", net.JoinHostPort(way[0], fmt.Sprint(publishedPort)))
+			if addr, err := netip.ParseAddrPort(peer); err != nil || addr.Addr().Unmap().String() != way[1] {
+				t.Errorf("%s: replica %s sees %s", way[0], name, peer)
+			}
+			seen[name] = true
+		}
+		if len(seen) < 2 {
+			t.Errorf("%s: only %v answered in 20 times", way[0], seen)
 		}
 	}
 }
@@ -290,19 +331,27 @@ func TestSegmentsTooBigForTheWay(t *testing.T) {
 	}
 }
 
-// A firewall in a replica's namespace refuses connections by ICMP: their clients are told.
+// A firewall in a replica's namespace refuses connections by ICMP: their clients are told. (The kernel sends errors of IPv6 only
+// where the namespace has some route to them: so of the two replicas, this is about the one that has.)
 func TestReplicaRefusesByICMP(t *testing.T) {
 	linktest.RequireRoot(t)
 	lab := newPublishLab(t)
-	lab.withApplied(t)
-	for _, path := range []string{lab.replica, lab.other} {
-		linktest.Must(t, path, "nft add table inet wall")
-		linktest.Must(t, path, "nft add chain inet wall input { type filter hook input priority 0 ; }")
-		linktest.Must(t, path, "nft add rule inet wall input tcp dport "+fmt.Sprint(targetPort)+" reject with icmpx type port-unreachable")
-	}
-	for _, address := range []string{hostAddress4, hostAddress6} {
-		if _, _, err := ask(lab.outside, "tcp", net.JoinHostPort(address, fmt.Sprint(publishedPort))); !errors.Is(err, unix.ECONNREFUSED) {
-			t.Errorf("%s: %v, want connection refused", address, err)
+	a := lab.withApplied(t)
+	config := lab.config()
+	all := config.Publish.Ports[0].Backends
+	config.Publish.Ports[0].Backends = []netip.AddrPort{all[0], all[2]}
+	mustApply(t, a, config)
+	linktest.Must(t, lab.replica, "nft add table inet wall")
+	linktest.Must(t, lab.replica, "nft add chain inet wall input { type filter hook input priority 0 ; }")
+	linktest.Must(t, lab.replica, "nft add rule inet wall input tcp dport "+fmt.Sprint(targetPort)+" reject with icmpx type port-unreachable")
+	for _, tracked := range []bool{false, true} {
+		if tracked {
+			mustApply(t, a, config) // which finds the wall
+		}
+		for _, address := range []string{hostAddress4, hostAddress6} {
+			if _, _, err := ask(lab.outside, "tcp", net.JoinHostPort(address, fmt.Sprint(publishedPort))); !errors.Is(err, unix.ECONNREFUSED) {
+				t.Errorf("%s, tracked %v: %v, want connection refused", address, tracked, err)
+			}
 		}
 	}
 }

@@ -10,6 +10,8 @@ import (
 
 	"github.com/meshd/meshd/internal/journal"
 	"github.com/meshd/meshd/internal/link"
+	"github.com/meshd/meshd/internal/netns"
+	"github.com/meshd/meshd/internal/sockets"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -31,7 +33,12 @@ type Replica struct {
 type found struct {
 	Replica
 	tracked bool // conntrack is to know of TCP connections, for the sake of others
+	// Ports at which TCP sockets listen at the replica's own address alone, which an alias would not reach.
+	bound4, bound6 []uint16 // sorted
 }
+
+// remembers tells whether conntrack has to remember anything.
+func (f found) remembers() bool { return len(f.UDPPorts)+len(f.bound4)+len(f.bound6) > 0 }
 
 // IngressHost is the presence on the ingress network of a host through which connections come.
 type IngressHost struct {
@@ -139,6 +146,9 @@ func (r *returner) apply(replica Replica) ([]op, error) {
 		r.marks.hangUp()
 		return nil, err
 	}
+	if err := want.findBound(r.marks.handle); err != nil {
+		return nil, err
+	}
 	if l.Attrs().Index != r.index {
 		r.egress.known = false // the kernel takes the chain away with its interface, without a word
 	}
@@ -170,7 +180,29 @@ func (w found) equal(other found) bool {
 	sameHost := func(a, b IngressHost) bool { return a.Address4 == b.Address4 && slices.Equal(a.MAC, b.MAC) }
 	return w.Endpoint == other.Endpoint && w.Namespace == other.Namespace && w.Interface == other.Interface &&
 		w.Address4 == other.Address4 && w.Address6 == other.Address6 && w.tracked == other.tracked &&
+		slices.Equal(w.bound4, other.bound4) && slices.Equal(w.bound6, other.bound6) &&
 		slices.Equal(w.UDPPorts, other.UDPPorts) && slices.EqualFunc(w.Via, other.Via, sameHost)
+}
+
+// findBound finds the sockets that listen at the replica's own address.
+func (f *found) findBound(ns *netns.Handle) error {
+	listening, err := sockets.Listening(ns)
+	if err != nil {
+		return err
+	}
+	for _, l := range listening {
+		switch l.Addr() {
+		case f.Address4.Unmap():
+			f.bound4 = append(f.bound4, l.Port())
+		case f.Address6:
+			f.bound6 = append(f.bound6, l.Port())
+		}
+	}
+	for _, ports := range []*[]uint16{&f.bound4, &f.bound6} {
+		slices.Sort(*ports)
+		*ports = slices.Compact(*ports)
+	}
+	return nil
 }
 
 // remove takes everything away that leads answers back.
@@ -214,8 +246,14 @@ func (w Replica) check() error {
 // ensureRoutes makes what sends marked packets out of the interface.
 func (r *returner) ensureRoutes(ns *link.Namespace, l netlink.Link, udpPorts []uint16) error {
 	name := l.Attrs().Name
-	// The way back of a datagram is looked up with the mark as well, so strict rp_filter accepts any client.
-	if err := ns.EnsureSysctls(link.Sysctl{Key: "ipv4/conf/" + name + "/src_valid_mark", Value: "1"}); err != nil {
+	err := ns.EnsureSysctls(
+		// The way back of what is remembered is looked up with the mark as well, so strict rp_filter accepts any client.
+		link.Sysctl{Key: "ipv4/conf/" + name + "/src_valid_mark", Value: "1"},
+		// A marked TCP connection's answers have the mark of its first packet, and so from the start
+		// the route, the source address and the MSS of their real way. It governs IPv6 too.
+		link.Sysctl{Key: "ipv4/tcp_fwmark_accept", Value: "1"},
+	)
+	if err != nil {
 		return err
 	}
 	for _, ipv6 := range families() {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/google/nftables"
@@ -25,7 +26,7 @@ const udpMemory = 3 * time.Minute
 // way. The alias never leaves the namespace: chain "leave" turns it into the replica's address and the host's mark. Nothing
 // needs to be remembered for it, not even by conntrack, and the client keeps its port.
 //
-// Datagrams need a memory, which is there only if UDP ports are published: see addDatagrams.
+// Datagrams, and sockets that are bound to the replica's address, need a memory, which is there only for them: see addMemory.
 func compileReturn(r found) table {
 	t := table{
 		id:   returnTable,
@@ -39,8 +40,8 @@ func compileReturn(r found) table {
 	for _, via := range r.Via {
 		t.sets[0].elements[string(via.MAC)] = string(via.alias().AsSlice())
 	}
-	if len(r.UDPPorts) > 0 {
-		addDatagrams(&t, r)
+	if r.remembers() {
+		addMemory(&t, r)
 	}
 	return t
 }
@@ -93,34 +94,45 @@ func (r found) untrack() word {
 	return notrack
 }
 
-// addDatagrams adds what remembers which host a UDP client came by.
+// addMemory adds what remembers which host a client came by, for UDP and for TCP sockets that listen at the replica's own address.
 //
-// The answers of a socket without an address of its own have the address that the routes gave them, and go to whoever the client
+// The answers of a UDP socket without an address of its own have the address that the routes gave them, and go to whoever the client
 // is: nothing in them tells of the host. So conntrack keeps each host's flows in a zone of their own; where two of
 // them would have the same answers, it gives one of the clients another port (not address). The rules in "source" put the right
 // source address in for the clients in the sets udp4 and udp6.
-func addDatagrams(t *table, r found) {
+func addMemory(t *table, r found) {
 	hosts := set{name: "hosts", key: []field{fieldEther}, value: []field{fieldMark}, elements: map[string]string{}}
 	zones := set{name: "zones", key: []field{fieldEther}, value: []field{fieldZone}, elements: map[string]string{}}
 	for _, via := range r.Via {
 		zones.elements[string(via.MAC)] = string(binary.NativeEndian.AppendUint16(nil, via.zone()))
 		hosts.elements[string(via.MAC)] = markBytes(via.mark())
 	}
+	bound4, bound6 := portSet("bound4", r.bound4), portSet("bound6", r.bound6)
 	clients4 := set{name: "udp4", key: []field{fieldIPv4, fieldPort, fieldPort}, timeout: udpMemory}
 	clients6 := set{name: "udp6", key: []field{fieldIPv6, fieldPort, fieldPort}, timeout: udpMemory}
 	in := matchInterface("iifname", r.Interface)
-	t.sets = append(t.sets, hosts, zones, clients4, clients6)
+	t.sets = append(t.sets, hosts, zones, bound4, bound6, clients4, clients6)
+	toBound4 := makeWord(matchFamily(false), matchTCP, inSet(bound4.name, loadPort))
+	toBound6 := makeWord(matchFamily(true), matchTCP, inSet(bound6.name, loadPort))
+	remember := []word{matchDirection("original", 0), setMark(hosts.name), saveMark}
 	arrive := t.chain("arrive")
-	arrive.rules = append(arrive.rules, makeRule(in, setZone(zones.name)))
+	arrive.rules = slices.Concat([]rule{
+		makeRule(in, toBound4, setZone(zones.name), accept),
+		makeRule(in, toBound6, setZone(zones.name), accept),
+		makeRule(in, matchFamily(false), matchTCPError4, inSet(bound4.name, loadQuotedPort4), setZone(zones.name), accept),
+		makeRule(in, matchFamily(true), matchTCPError6, inSet(bound6.name, loadQuotedPort6), setZone(zones.name), accept),
+	}, arrive.rules, []rule{makeRule(in, setZone(zones.name))})
 	t.chains = append(t.chains,
 		chain{"source", &hook{nftables.ChainTypeFilter, unix.NF_INET_LOCAL_OUT, -300, ""}, []rule{
 			makeRule(matchFamily(false), matchUDP, inSet(clients4.name, loadIPv4, loadPort, loadSourcePort), setAddress(source4, r.Address4.Unmap())),
 			makeRule(matchFamily(true), matchUDP, inSet(clients6.name, loadIPv6, loadPort, loadSourcePort), setAddress(source6, r.Address6)),
 		}},
-		// Gives a client's port another number where two hosts brought datagrams from the same port.
+		// Gives a client's port another number where two hosts brought flows from the same port.
 		chain{"ports", &hook{nftables.ChainTypeNAT, unix.NF_INET_LOCAL_IN, 100, ""}, nil},
 		chain{"mark", &hook{nftables.ChainTypeFilter, unix.NF_INET_PRE_ROUTING, -150, ""}, []rule{
-			makeRule(in, matchUDP, matchDirection("original", 0), setMark(hosts.name), saveMark),
+			makeRule(append([]word{in, matchUDP}, remember...)...),
+			makeRule(append([]word{in, toBound4}, remember...)...),
+			makeRule(append([]word{in, toBound6}, remember...)...),
 		}},
 		chain{"clients", &hook{nftables.ChainTypeFilter, unix.NF_INET_LOCAL_IN, 150, ""}, []rule{
 			makeRule(in, matchFamily(false), matchUDP, matchReturnMark("ct"), updateSet(clients4.name, loadSourceIPv4, loadSourcePort, loadPort)),
@@ -130,6 +142,14 @@ func addDatagrams(t *table, r found) {
 			makeRule(matchDirection("reply", 1), matchReturnMark("ct"), restoreMark),
 		}},
 	)
+}
+
+func portSet(name string, ports []uint16) set {
+	s := set{name: name, key: []field{fieldPort}, elements: map[string]string{}}
+	for _, port := range ports {
+		s.elements[string(binary.BigEndian.AppendUint16(nil, port))] = ""
+	}
+	return s
 }
 
 // compileEgress makes the table that sends each frame to the host that its mark says. What has
@@ -155,6 +175,9 @@ var (
 	loadSourceIPv4 = loadPayload("ip saddr", expr.PayloadBaseNetworkHeader, 12, 4)
 	loadSourceIPv6 = loadPayload("ip6 saddr", expr.PayloadBaseNetworkHeader, 8, 16)
 	loadSourcePort = loadPayload("th sport", expr.PayloadBaseTransportHeader, 0, 2)
+	// Behind eight bytes of ICMP and a header without options.
+	loadQuotedPort4 = loadPayload("icmp quoted sport", expr.PayloadBaseTransportHeader, 8+20, 2)
+	loadQuotedPort6 = loadPayload("icmpv6 quoted sport", expr.PayloadBaseTransportHeader, 8+40, 2)
 
 	matchUDP = word{"meta l4proto udp", []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: firstRegister},

@@ -21,18 +21,21 @@ type word struct {
 	exprs []expr.Any
 }
 
-func makeRule(words ...word) rule {
-	var r rule
+func makeRule(words ...word) rule { return rule(makeWord(words...)) }
+
+// makeWord makes one word of several; empty ones say nothing.
+func makeWord(words ...word) word {
+	var all word
 	var texts []string
 	for _, w := range words {
 		if w.text == "" {
 			continue
 		}
 		texts = append(texts, w.text)
-		r.exprs = append(r.exprs, w.exprs...)
+		all.exprs = append(all.exprs, w.exprs...)
 	}
-	r.text = strings.Join(texts, " ")
-	return r
+	all.text = strings.Join(texts, " ")
+	return all
 }
 
 // Registers of four bytes are numbered from 8 (NFT_REG32_00) on.

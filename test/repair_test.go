@@ -24,7 +24,7 @@ var damages = [][]string{
 	{"sysctl -qw net.ipv4.ip_forward=0", "ip link set meshd0 down", "at CLIENT ip link del eth0", "at REPLICA ip rule del priority 19780", "at MESH nft flush ruleset"},
 	{"ip link del meshd0", "ip addr flush dev meshd-in", "at REPLICA ip neigh del 169.254.213.77 dev ing0", "ip rule del priority 19780"},
 	{"ip link del meshd-in", "ip addr flush dev meshd0", "at REPLICA ip link del ing0", "at CLIENT ip route flush table main"},
-	{"at REPLICA sysctl -qw net.ipv4.conf.ing0.src_valid_mark=0; at REPLICA ip route del table local 240.0.0.0/8; at REPLICA ip -6 route del table local 100::f000:0/104", "sysctl -qw net.ipv4.conf.meshd-in.src_valid_mark=0 net.ipv4.conf.meshd-in.route_localnet=0"},
+	{"at REPLICA sysctl -qw net.ipv4.conf.ing0.src_valid_mark=0 net.ipv4.tcp_fwmark_accept=0; at REPLICA ip route del table local 240.0.0.0/8; at REPLICA ip -6 route del table local 100::f000:0/104", "sysctl -qw net.ipv4.conf.meshd-in.src_valid_mark=0 net.ipv4.conf.meshd-in.route_localnet=0"},
 	{"ip route flush table 19780; ip -6 route flush table 19780; ip -6 rule del priority 19780", "nft flush chain inet meshd marks; nft flush map inet meshd backends6", "for d in $(devices br); do at MESH ip neigh flush nud permanent dev $d; done"},
 	{"at MESH bridge fdb show | grep ' dst ' | while read mac x dev y to rest; do at MESH bridge fdb del $mac dev $dev dst $to; done"},
 	{"for d in $(devices vx); do at MESH ip link del $d; done"},

@@ -1,4 +1,4 @@
-// Package sockets counts the TCP connections that a network namespace serves.
+// Package sockets tells of the TCP sockets of a network namespace: where they listen, and how many connections it serves.
 package sockets
 
 import (

@@ -2,11 +2,54 @@ package sockets
 
 import (
 	"net"
+	"slices"
 	"testing"
 
 	"github.com/meshd/meshd/internal/link/linktest"
 	"github.com/meshd/meshd/internal/netns"
 )
+
+// TestListening: each listening socket with its address, and no connections.
+func TestListening(t *testing.T) {
+	path := linktest.Namespace(t, "server")
+	linktest.Must(t, path, "ip link set lo up")
+	want := []string{"0.0.0.0:80", "127.0.0.1:81", "[::]:82", "[::1]:83", "127.0.0.1:84"}
+	err := netns.Do(path, func() error {
+		for i, network := range []string{"tcp4", "tcp4", "tcp6", "tcp6", "tcp"} {
+			l, err := net.Listen(network, want[i])
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { _ = l.Close() })
+		}
+		c, err := net.Dial("tcp", want[1])
+		if err == nil {
+			t.Cleanup(func() { _ = c.Close() })
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := netns.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = h.Close() }()
+	found, err := Listening(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, a := range found {
+		got = append(got, a.String())
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
 
 // Only what others have opened counts, also when nobody listens any more.
 func TestServed(t *testing.T) {
