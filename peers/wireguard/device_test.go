@@ -91,7 +91,7 @@ func TestTCP(t *testing.T) {
 	var conn net.Conn
 	must(t, netns.Do(a.mesh, func() error {
 		var err error
-		conn, err = net.DialTimeout("tcp", server.Addr().String(), 10*time.Second)
+		conn, err = net.DialTimeout("tcp", server.Addr().String(), time.Minute)
 		return err
 	}))
 	_, err := conn.Write(want)
@@ -143,7 +143,7 @@ func TestPeerKeyRotationAndRemoval(t *testing.T) {
 	traffic.await(t, 20)
 	a.apply(t, a.config())
 	traffic.awaitSilence(t)
-	traffic.stop()
+	traffic.abandon()
 }
 
 func TestDeletedThingsComeBack(t *testing.T) {

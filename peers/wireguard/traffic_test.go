@@ -1,6 +1,7 @@
 package wireguard
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -9,6 +10,7 @@ import (
 
 	"golang.org/x/net/icmp"
 	"golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
 
 	"github.com/meshd/meshd/internal/netns"
 )
@@ -28,7 +30,19 @@ func newPinger(t *testing.T, from, to *testHost) *pinger {
 		return err
 	}))
 	t.Cleanup(func() { _ = p.conn.Close() })
+	must(t, makeRoom(p.conn))
 	return p
+}
+
+// makeRoom has a socket keep all answers that come while nobody gets to read them.
+func makeRoom(conn *icmp.PacketConn) error {
+	raw, err := conn.IPv6PacketConn().PacketConn.(*net.IPConn).SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) { failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20) })
+	return errors.Join(err, failed)
 }
 
 // send sends an echo in an IPv6 packet of size bytes.
@@ -81,7 +95,9 @@ func ping(t *testing.T, from, to *testHost, size int) {
 // traffic is a steady stream of full-size pings.
 type traffic struct {
 	pinger  *pinger
-	done    chan struct{}
+	done    chan struct{} // closed by stop
+	once    sync.Once
+	sentAll chan struct{} // closed when the last one was sent
 	workers sync.WaitGroup
 
 	mu       sync.Mutex // guards all below
@@ -90,15 +106,17 @@ type traffic struct {
 }
 
 func startTraffic(t *testing.T, from, to *testHost) *traffic {
-	tr := &traffic{pinger: newPinger(t, from, to), done: make(chan struct{}), answered: map[int]bool{}}
+	tr := &traffic{pinger: newPinger(t, from, to), done: make(chan struct{}), sentAll: make(chan struct{}), answered: map[int]bool{}}
 	tr.workers.Add(2)
 	go tr.send()
 	go tr.receive()
+	t.Cleanup(tr.abandon)
 	return tr
 }
 
 func (tr *traffic) send() {
 	defer tr.workers.Done()
+	defer close(tr.sentAll)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -115,13 +133,19 @@ func (tr *traffic) send() {
 	}
 }
 
-// receive takes answers until the end, and then until all have come, or nothing for a second.
+// receive takes answers until all have been sent, and then until all have come, or nothing for half a minute.
 func (tr *traffic) receive() {
 	defer tr.workers.Done()
+	wait := 100 * time.Millisecond // until it looks whether all have been sent
 	for ended := false; ; {
-		seq, err := tr.pinger.receive(time.Second)
+		seq, err := tr.pinger.receive(wait)
 		if err != nil && ended {
 			return
+		}
+		select {
+		case <-tr.sentAll:
+			ended, wait = true, 30*time.Second
+		default:
 		}
 		tr.mu.Lock()
 		if err == nil && seq >= 0 {
@@ -129,11 +153,6 @@ func (tr *traffic) receive() {
 		}
 		all := len(tr.answered) == tr.sent
 		tr.mu.Unlock()
-		select {
-		case <-tr.done:
-			ended = true
-		default:
-		}
 		if ended && all {
 			return
 		}
@@ -165,8 +184,15 @@ func (tr *traffic) awaitSilence(t *testing.T) {
 	})
 }
 
+// abandon stops, and waits for no more answers.
+func (tr *traffic) abandon() {
+	_ = tr.pinger.conn.Close()
+	tr.stop()
+}
+
+// stop waits for the answers to all that was sent.
 func (tr *traffic) stop() (sent, lost int) {
-	close(tr.done)
+	tr.once.Do(func() { close(tr.done) })
 	tr.workers.Wait()
 	sent, answered := tr.counts()
 	return sent, sent - answered
