@@ -86,6 +86,11 @@ func (a *Agent) RemoveNetwork(ctx context.Context, name string) error {
 	return tellMesh(ctx, a, func(ctx context.Context, s *session) error { return s.RemoveNetwork(ctx, name) })
 }
 
+// Events tells what happened.
+func (a *Agent) Events(ctx context.Context, req api.EventsRequest) (api.Events, error) {
+	return inMesh(ctx, a, func(ctx context.Context, s *session) (api.Events, error) { return s.Events(ctx, req) })
+}
+
 // Services lists the services.
 func (a *Agent) Services(ctx context.Context) ([]api.Service, error) {
 	return inMesh(ctx, a, func(ctx context.Context, s *session) ([]api.Service, error) { return s.Services(ctx) })

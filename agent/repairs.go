@@ -12,7 +12,8 @@ import (
 // repairs counts what somebody else undid and the loop made again: changes in a pass whose desired
 // state is the one that was reached already.
 type repairs struct {
-	log *slog.Logger
+	log  *slog.Logger
+	told func(part string, changes journal.Changes, what string) // of each; nil: nobody
 
 	mu     sync.Mutex // guards all below
 	counts map[string]int
@@ -47,6 +48,9 @@ func (r *repairs) add(part string, changes journal.Changes, now time.Time) {
 		what += "; …"
 	}
 	r.log.Warn("somebody else undid what meshd made here: made again", "part", part, "changes", changes.Count, "what", what)
+	if r.told != nil {
+		r.told(part, changes, what)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.counts[part] += changes.Count

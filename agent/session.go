@@ -57,6 +57,8 @@ type session struct {
 
 	news      chan struct{} // capacity 1: the catalog has changed
 	claimNews chan struct{} // the same, for keepClaims
+	eventNews chan struct{} // the same, for followEvents, and that membership has changed
+	history   *history
 
 	calls calls // of the API, under way
 
@@ -110,7 +112,7 @@ func startSession(ctx context.Context, o sessionOptions, records []catalog.Recor
 	s := &session{
 		cfg: o.cfg, version: o.version, log: o.log, id: o.id, started: time.Now(),
 		lost: make(map[catalog.NodeID]time.Time),
-		news: make(chan struct{}, 1), claimNews: make(chan struct{}, 1),
+		news: make(chan struct{}, 1), claimNews: make(chan struct{}, 1), eventNews: make(chan struct{}, 1), history: newHistory(newInstance()),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	s.tasks, s.ctx = errgroup.WithContext(s.ctx)
@@ -143,6 +145,9 @@ func (s *session) start(ctx context.Context, o sessionOptions, records []catalog
 		return err
 	}
 	s.loop = newLoop(s.compile, s.appliers(), s.log)
+	s.loop.repairs.told = func(part string, changes journal.Changes, what string) {
+		s.history.add(time.Now(), repaired(part, changes, what))
+	}
 	if err := s.beginEpoch(ctx, o.dir); err != nil {
 		return err
 	}

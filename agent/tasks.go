@@ -33,6 +33,7 @@ func (s *session) runTasks() {
 		s.followUpstreams,
 		s.keepIngressEndpoint,
 		s.watchFirewall,
+		s.followEvents,
 	} {
 		s.tasks.Go(func() error { return run(s.ctx) })
 	}
@@ -49,6 +50,7 @@ func (s *session) runTasks() {
 func (s *session) catalogChanged() {
 	wake(s.news)
 	wake(s.claimNews)
+	wake(s.eventNews)
 	s.loop.Poke()
 }
 
@@ -157,18 +159,24 @@ func (s *session) followMembers(ctx context.Context) error {
 			return nil
 		case <-s.membership.Changed():
 			s.syncer.PeersChanged()
-			s.loop.Poke()
+			s.aliveChanged()
 		case <-s.parts.wireguard.Changed():
 			s.loop.Suspect()
 		case <-s.probe.Changed():
-			s.loop.Poke()
+			s.aliveChanged()
 		case <-ticker.C:
 		}
 		if s.settle() {
 			ticker.Stop()
-			s.loop.Poke()
+			s.aliveChanged()
 		}
 	}
+}
+
+// aliveChanged is called when some host may be alive, or not, that was not, or was.
+func (s *session) aliveChanged() {
+	wake(s.eventNews)
+	s.loop.Poke()
 }
 
 // settle decides whether membership can be believed from now on. It returns true once.

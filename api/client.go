@@ -166,6 +166,11 @@ func (c *Client) DetachKey(ctx context.Context, req DetachRequest) error {
 	return err
 }
 
+// Events implements Mesh.
+func (c *Client) Events(ctx context.Context, req EventsRequest) (Events, error) {
+	return call[Events](ctx, c, "POST", "/v1/events", req)
+}
+
 // Doctor implements Mesh.
 func (c *Client) Doctor(ctx context.Context, req DoctorRequest) (Diagnosis, error) {
 	return call[Diagnosis](ctx, c, "POST", "/v1/doctor", req)

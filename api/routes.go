@@ -60,6 +60,7 @@ func routes() []route {
 		get("/v1/members", "members", Backend.Members),
 		get("/v1/status", "status", Backend.Status),
 		post("/v1/doctor", "doctor", Backend.Doctor),
+		post("/v1/events", "events", Backend.Events).asking(),
 		get("/v1/tokens", "tokens", Backend.Tokens),
 		post("/v1/tokens", "createToken", Backend.CreateToken).toTheEnd(),
 		action("DELETE", "/v1/tokens/{id}", "revokeToken", func(ctx context.Context, b Backend, r *http.Request) error {

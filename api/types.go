@@ -31,6 +31,8 @@ type Mesh interface {
 	Evict(ctx context.Context, node string) error
 	Members(ctx context.Context) ([]Member, error)
 	Status(ctx context.Context) (Status, error)
+	// Events tells what happened as this host saw it, since its agent began; the last 1,000.
+	Events(ctx context.Context, req EventsRequest) (Events, error)
 	// Doctor checks this host, and the way to every other.
 	Doctor(ctx context.Context, req DoctorRequest) (Diagnosis, error)
 	CreateToken(ctx context.Context, req TokenRequest) (TokenSecret, error)
@@ -224,6 +226,28 @@ type DockerStatus struct {
 	State    string   `json:"state"`             // off, waiting (for the Engine), connected
 	Version  string   `json:"version,omitempty"` // of the Engine
 	Problems []string `json:"problems"`          // in plain words, each ending in what to do
+}
+
+// EventsRequest asks what happened.
+type EventsRequest struct {
+	After uint64        `json:"after,omitempty"` // only what has a higher number
+	Run   string        `json:"run,omitempty"`   // of the answer that After comes from; after another run all is told
+	Wait  time.Duration `json:"wait,omitempty"`  // nanoseconds, at most a minute, until there is something to tell
+}
+
+// Events is what happened, oldest first.
+type Events struct {
+	Run    string  `json:"run"` // of the agent that counts: numbers begin anew with each
+	Events []Event `json:"events"`
+}
+
+// Event is one thing that happened in the mesh, as this host saw it.
+type Event struct {
+	Sequence uint64 `json:"seq"`     // counts up by one
+	Time     string `json:"time"`    // RFC 3339: when this host saw it
+	Kind     string `json:"kind"`    // agent, member, network, endpoint, service, repair
+	Subject  string `json:"subject"` // a host's, a network's or a service's name, an endpoint's id
+	What     string `json:"what"`    // in plain words
 }
 
 // DoctorRequest asks for a diagnosis.

@@ -256,6 +256,20 @@ func (b *Backend) Status(context.Context) (api.Status, error) {
 	}, nil
 }
 
+// Events implements api.Mesh.
+func (b *Backend) Events(_ context.Context, req api.EventsRequest) (api.Events, error) {
+	err := b.locked()
+	defer b.mu.Unlock()
+	if err != nil {
+		return api.Events{}, err
+	}
+	all := []api.Event{
+		{Sequence: 1, Time: created, Kind: "member", Subject: "host-b", What: "host host-b joined, with meshd 1.0.0"},
+		{Sequence: 2, Time: expires, Kind: "endpoint", Subject: "3f2a00000001", What: "endpoint web-1 (service web) on host host-b is unhealthy: no answer"},
+	}
+	return api.Events{Run: "run", Events: all[min(req.After, 2):]}, nil
+}
+
 // Doctor implements api.Mesh.
 func (b *Backend) Doctor(_ context.Context, req api.DoctorRequest) (api.Diagnosis, error) {
 	b.mu.Lock()

@@ -38,7 +38,7 @@ Then a web service finds its database by name, wherever the two run:
 	}
 	root.PersistentFlags().StringVar(&a.socket, "socket", "", "the daemon's `PATH` (default $MESHD_SOCKET, else /run/meshd/meshd.sock)")
 	root.AddCommand(
-		agentCommand(a), initCommand(a), joinCommand(a), admitCommand(a), leaveCommand(a), membersCommand(a), evictCommand(a), statusCommand(a), doctorCommand(a), tokenCommand(a),
+		agentCommand(a), initCommand(a), joinCommand(a), admitCommand(a), leaveCommand(a), membersCommand(a), evictCommand(a), statusCommand(a), eventsCommand(a), doctorCommand(a), tokenCommand(a),
 		networkCommand(a), runCommand(a), runChildCommand(), attachCommand(a), detachCommand(a), endpointCommand(a), serviceCommand(a),
 		pingCommand(a), dnsCommand(a), versionCommand(a), wireguardCommand(), dockerCommand(),
 	)
