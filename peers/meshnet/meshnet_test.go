@@ -34,7 +34,7 @@ func netnsOf(t *testing.T, conn any) uint64 {
 
 func TestSocketsAreInTheNamespace(t *testing.T) {
 	path := linktest.Namespace(t, "mesh")
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 
 	cookies := map[string]uint64{}
