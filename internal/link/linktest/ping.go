@@ -18,10 +18,10 @@ import (
 )
 
 // Ping sends an ICMP echo of size bytes, headers included, that must not be cut up,
-// from the namespace to addr, and fails the test if no answer comes.
+// from the namespace to addr, and fails the test if no answer comes for half a minute.
 func Ping(t testing.TB, path, addr string, size int) {
 	t.Helper()
-	if err := TryPing(path, addr, size, 3*time.Second); err != nil {
+	if err := TryPing(path, addr, size, 30*time.Second); err != nil {
 		t.Fatalf("ping %s from %s with %d bytes: %v", addr, path, size, err)
 	}
 }
