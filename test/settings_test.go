@@ -154,10 +154,10 @@ func TestAffinityAndPreference(t *testing.T) {
 		t.Fatal(err)
 	}
 	back := farAway(t, h1, "150ms")
-	within(t, 20*time.Second, "h1 is far away: h3 leads to h2", func() error { return onlyBy(t, h3, "tcp", "8106", "h2") })
+	within(t, 40*time.Second, "h1 is far away: h3 leads to h2", func() error { return onlyBy(t, h3, "tcp", "8106", "h2") })
 	farAway(t, h2, "150ms")
 	back()
-	within(t, 20*time.Second, "h2 is far away: h3 leads to h1", func() error { return onlyBy(t, h3, "tcp", "8106", "h1") })
+	within(t, 40*time.Second, "h2 is far away: h3 leads to h1", func() error { return onlyBy(t, h3, "tcp", "8106", "h1") })
 	if err := onlyBy(t, h2, "tcp", "8106", "h2"); err != nil {
 		t.Errorf("a host far away has its own replica: %v", err)
 	}
