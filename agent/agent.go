@@ -14,7 +14,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
+	"strconv"
 	"sync"
 	"time"
 
@@ -170,10 +172,40 @@ func (a *Agent) credentials() door.Credentials {
 	if err != nil {
 		return door.Credentials{Key: a.idleKey}
 	}
-	return door.Credentials{
+	view := s.store.View()
+	c := door.Credentials{
 		Key: s.id.Key(), Mesh: s.store.mesh, Chain: door.Chain(s.store.Records(), s.store.self),
-		Signer: s.mustSign(s.store.View(), "let hosts in") == nil,
+		Signer: s.mustSign(view, "let hosts in") == nil,
 	}
+	if !c.Signer {
+		c.Signers = signersDoors(view, s.aliveSet(), a.cfg.Join.Listen)
+	}
+	return c
+}
+
+// signersDoors is where signers' doors are, those of hosts that are alive first: at the addresses of their tunnels, and, for
+// nobody tells of his door, at the port of ours.
+func signersDoors(view *catalog.View, alive map[catalog.NodeID]bool, listen string) []netip.AddrPort {
+	port := uint16(door.DefaultPort)
+	if _, text, err := net.SplitHostPort(listen); err == nil {
+		if n, err := strconv.ParseUint(text, 10, 16); err == nil {
+			port = uint16(n)
+		}
+	}
+	var first, last []netip.AddrPort
+	for _, m := range view.Members {
+		if !m.Signer || m.Evicted || m.Left {
+			continue
+		}
+		for _, c := range m.Candidates {
+			if at := netip.AddrPortFrom(c.Addr(), port); alive == nil || alive[m.ID] {
+				first = append(first, at)
+			} else {
+				last = append(last, at)
+			}
+		}
+	}
+	return append(first, last...)
 }
 
 // stop ends the session without a trace in the kernel or on the wire.

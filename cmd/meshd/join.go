@@ -17,8 +17,8 @@ func joinCommand(a *app) *cobra.Command {
 answers is used. The token comes from ` + "`meshd init`" + ` or ` + "`meshd token create`" + `: whoever has it may join
 until it expires. The port is 7946 (TCP) unless that host's join.listen says otherwise.
 
-Without a token, the address must be a signer's. This command shows a pairing code then, and waits until somebody
-runs ` + "`meshd admit`" + ` on that signer, sees the same code there, and lets this host in.`,
+Without a token, this command shows a pairing code, and waits until somebody runs ` + "`meshd admit`" + ` on the signer that it names,
+sees the same code there, and lets this host in. The signer is at the address, or is one that the host at the address leads to.`,
 		Example: "  sudo meshd join 192.0.2.10 --token TOKEN\n  sudo meshd join host-a.example.com host-b.example.com --token TOKEN\n  sudo meshd join 192.0.2.10",
 		Args:    wants(1, 1000, "the address of a host that is in the mesh"),
 	}

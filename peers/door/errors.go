@@ -65,7 +65,7 @@ var codeTexts = map[Code]string{
 	CodeClock:         "this host's clock is more than a day ahead of the member's: set the wrong one first",
 	CodeBadRequest:    "the member did not understand the request: compare `meshd version` on both hosts",
 	CodeVersion:       "the two hosts speak different versions of the join protocol: update the older meshd",
-	CodeNoSigner:      "that host is no signer, and only a signer lets hosts in without a token: use the address of one (`meshd members` shows them there), or a token",
+	CodeNoSigner:      "that host is no signer, only a signer lets hosts in without a token, and none was reached: use the address of one (`meshd members` shows them there), or a token",
 	CodeBusy:          "too many hosts ask to be let in there right now: try again in a minute",
 	CodeInternal:      "the member failed to let this host in: its log says why",
 }

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -19,24 +21,50 @@ type Pairing struct {
 }
 
 // Pair knocks at the doors one after the other, without a token, until a signer's lets this host
-// wait. Name is what the host calls itself. The error is one line, as Join's is. The caller closes the Pairing.
+// wait. A member that is none names signers, which are asked after those that were given: whoever sits behind an address, the
+// codes tell. Name is what the host calls itself. The error is one line, as Join's is. The caller closes the Pairing.
 func Pair(ctx context.Context, addresses []string, name string) (*Pairing, error) {
-	var failed JoinError
+	var targets []string
 	for _, address := range addresses {
 		target, err := splitAddress(address)
 		if err != nil {
 			return nil, fmt.Errorf("joining: %w", err)
 		}
-		p, err := knock(ctx, target, name)
+		targets = append(targets, target)
+	}
+	given := len(targets)
+	var failed JoinError
+	for i := 0; i < len(targets); i++ { // it may grow
+		p, err := knock(ctx, targets[i], name)
 		if err == nil {
 			return p, nil
 		}
-		failed = append(failed, AddressError{target, err})
+		failed = append(failed, AddressError{targets[i], err})
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("%w: %w", ctx.Err(), failed)
 		}
+		var other *otherDoors
+		if i < given && errors.As(err, &other) {
+			targets = withDoors(targets, other.signers, given+maxSigners)
+		}
 	}
 	return nil, failed
+}
+
+// otherDoors is a refusal by a member that names others.
+type otherDoors struct{ signers []netip.AddrPort }
+
+func (e *otherDoors) Error() string { return ErrNoSigner.Error() }
+func (e *otherDoors) Unwrap() error { return ErrNoSigner }
+
+// withDoors adds the doors that are not there yet, up to a number.
+func withDoors(targets []string, doors []netip.AddrPort, most int) []string {
+	for _, d := range doors {
+		if target := d.String(); d.IsValid() && d.Port() != 0 && len(targets) < most && !slices.Contains(targets, target) {
+			targets = append(targets, target)
+		}
+	}
+	return targets
 }
 
 func knock(ctx context.Context, target, name string) (*Pairing, error) {
@@ -77,6 +105,9 @@ func greetSigner(ctx context.Context, raw net.Conn, name string) (*Pairing, erro
 	var offer pairOffer
 	if err := readFrame(conn, &offer, maxPairFrame); err != nil {
 		return nil, &stageError{stageTalk, err}
+	}
+	if offer.Code == CodeNoSigner {
+		return nil, &otherDoors{offer.Signers}
 	}
 	if offer.Code != "" {
 		return nil, &Error{Code: offer.Code}

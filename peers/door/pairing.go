@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 )
 
@@ -30,7 +31,12 @@ type pairOffer struct {
 	Code    Code   `json:"code,omitempty"` // empty: go on
 	Version int    `json:"version"`
 	Nonce   []byte `json:"nonce,omitempty"`
+
+	Signers []netip.AddrPort `json:"signers,omitempty"` // with CodeNoSigner: whom to ask
 }
+
+// maxSigners is how many signers a member names, and how many a newcomer asks.
+const maxSigners = 8
 
 // pairReveal opens the newcomer's commitment.
 type pairReveal struct {

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -149,6 +150,34 @@ func TestPairingTakesNoOtherNumber(t *testing.T) {
 		if got := waiting(m); len(got) != 0 {
 			t.Errorf("%s: %v waits", name, got)
 		}
+	}
+}
+
+// A member that is no signer names signers, and the newcomer waits at the door of one; what else is named harms nobody.
+func TestPairingThroughAnyMember(t *testing.T) {
+	signer, other, circle := found(t), found(t), found(t)
+	signing(t, signer)
+	naming := func(m *member, doors func() []netip.AddrPort) {
+		m.open(t, func() door.Credentials {
+			creds := m.credentials()
+			creds.Signers = doors()
+			return creds
+		})
+	}
+	at := netip.MustParseAddrPort
+	naming(other, func() []netip.AddrPort { return []netip.AddrPort{{}, at("127.0.0.1:1"), at(signer.address)} })
+	p, err := pair(t, "newcomer", other.address)
+	must(t, err)
+	if p.Address != signer.address {
+		t.Errorf("it waits at %s, want %s", p.Address, signer.address)
+	}
+	// Members that are none and name one another come to an end.
+	naming(circle, func() []netip.AddrPort {
+		return slices.Repeat([]netip.AddrPort{at(circle.address), at(other.address)}, 20)
+	})
+	naming(other, func() []netip.AddrPort { return []netip.AddrPort{at(circle.address), at("127.0.0.1:1")} })
+	if _, err := pair(t, "newcomer", circle.address); !errors.Is(err, door.ErrNoSigner) {
+		t.Errorf("in a circle: %v", err)
 	}
 }
 

@@ -187,7 +187,7 @@ func (s *Server) meet(conn *tls.Conn, first hello, creds Credentials) (*guest, e
 	case creds.Mesh == "":
 		offer.Code = CodeNotMember
 	case !creds.Signer:
-		offer.Code = CodeNoSigner
+		offer.Code, offer.Signers = CodeNoSigner, creds.Signers[:min(maxSigners, len(creds.Signers))]
 	case !s.room.admits(time.Now()):
 		offer.Code = CodeBusy
 	default:

@@ -46,6 +46,8 @@ type Credentials struct {
 	Chain []catalog.Record   // see Chain
 	// Signer: it may let in hosts without a token, see Server.Waiting.
 	Signer bool
+	// Signers is, for a member that is none, where the doors of signers are: newcomers without a token go on to them.
+	Signers []netip.AddrPort
 }
 
 // Options are a server's parts. All are needed.
