@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -157,25 +158,28 @@ func TestPairingTakesNoOtherNumber(t *testing.T) {
 func TestPairingThroughAnyMember(t *testing.T) {
 	signer, other, circle := found(t), found(t), found(t)
 	signing(t, signer)
-	naming := func(m *member, doors func() []netip.AddrPort) {
+	naming := func(m *member) *atomic.Pointer[[]netip.AddrPort] {
+		var doors atomic.Pointer[[]netip.AddrPort]
+		doors.Store(new([]netip.AddrPort))
 		m.open(t, func() door.Credentials {
 			creds := m.credentials()
-			creds.Signers = doors()
+			creds.Signers = *doors.Load()
 			return creds
 		})
+		return &doors
 	}
 	at := netip.MustParseAddrPort
-	naming(other, func() []netip.AddrPort { return []netip.AddrPort{{}, at("127.0.0.1:1"), at(signer.address)} })
+	named, round := naming(other), naming(circle)
+	named.Store(&[]netip.AddrPort{{}, at("127.0.0.1:1"), at(signer.address)})
 	p, err := pair(t, "newcomer", other.address)
 	must(t, err)
 	if p.Address != signer.address {
 		t.Errorf("it waits at %s, want %s", p.Address, signer.address)
 	}
 	// Members that are none and name one another come to an end.
-	naming(circle, func() []netip.AddrPort {
-		return slices.Repeat([]netip.AddrPort{at(circle.address), at(other.address)}, 20)
-	})
-	naming(other, func() []netip.AddrPort { return []netip.AddrPort{at(circle.address), at("127.0.0.1:1")} })
+	many := slices.Repeat([]netip.AddrPort{at(circle.address), at(other.address)}, 20)
+	round.Store(&many)
+	named.Store(&[]netip.AddrPort{at(circle.address), at("127.0.0.1:1")})
 	if _, err := pair(t, "newcomer", circle.address); !errors.Is(err, door.ErrNoSigner) {
 		t.Errorf("in a circle: %v", err)
 	}
