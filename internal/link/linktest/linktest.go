@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -65,7 +66,7 @@ func Open(t testing.TB, path string) *link.Namespace {
 // Run runs a command inside the namespace and returns what it printed.
 func Run(t testing.TB, path, command string, args ...string) (string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), hang)
 	defer cancel()
 	var out []byte
 	err := netns.Do(path, func() error {
@@ -87,13 +88,16 @@ func Must(t testing.TB, path, commandLine string) string {
 	return out
 }
 
-// Eventually waits until condition holds and fails the test after half a minute: a hang, on whatever machine.
+// hang is how long nothing takes that ends, on whatever machine.
+const hang = 30 * time.Second
+
+// Eventually waits until condition holds and fails the test after half a minute.
 func Eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(hang)
 	for !condition() {
 		if time.Now().After(deadline) {
-			t.Fatalf("still not after thirty seconds: %s", what)
+			t.Fatalf("still not after %s: %s", hang, what)
 		}
 		time.Sleep(10 * time.Millisecond) // the pace of asking, not a wait for a time
 	}
@@ -106,6 +110,27 @@ func Settle(t testing.TB, path string, n int) {
 	Eventually(t, "link-local addresses have settled", func() bool {
 		out := Must(t, path, "ip -6 addr")
 		return strings.Count(out, "inet6 fe80:") == n && !strings.Contains(out, "tentative")
+	})
+}
+
+// carried waits until the kernel has taken note of every carrier, of which it tells up to a second late.
+func carried(t testing.TB, path string) {
+	t.Helper()
+	Eventually(t, "every carrier is known", func() bool {
+		out := Must(t, path, "ip -o link")
+		for line := range strings.Lines(out) { // NUMBER: NAME[@OTHER]: <FLAG,...> ... state STATE ...
+			words := strings.Fields(line)
+			flags := strings.Split(strings.Trim(words[2], "<>"), ",")
+			if !slices.Contains(flags, "UP") {
+				continue
+			}
+			// A bridge's state is UNKNOWN until it has ports and the kernel has looked at them.
+			fresh := strings.Contains(line, " state UNKNOWN ") && strings.Contains(out, " master "+strings.TrimSuffix(words[1], ":")+" ")
+			if fresh || slices.Contains(flags, "LOWER_UP") == slices.Contains(flags, "NO-CARRIER") {
+				return false
+			}
+		}
+		return true
 	})
 }
 
@@ -122,6 +147,7 @@ func Events(t testing.TB, fn func(), paths ...string) []string {
 	var seen []string
 	var watches []*watch
 	for _, path := range paths {
+		carried(t, path)
 		watches = append(watches, startWatch(t, path, func(event string) {
 			mu.Lock()
 			defer mu.Unlock()

@@ -3,9 +3,9 @@ package linktest
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
-	"os"
 	"testing"
 	"time"
 
@@ -21,13 +21,20 @@ import (
 // from the namespace to addr, and fails the test if no answer comes for half a minute.
 func Ping(t testing.TB, path, addr string, size int) {
 	t.Helper()
-	if err := TryPing(path, addr, size, 30*time.Second); err != nil {
+	if err := TryPing(path, addr, size, hang); err != nil {
 		t.Fatalf("ping %s from %s with %d bytes: %v", addr, path, size, err)
 	}
 }
 
 // TryPing is Ping with a deadline, which returns what went wrong.
 func TryPing(path, addr string, size int, patience time.Duration) error {
+	return ping(path, addr, size, patience, resend)
+}
+
+// PingOnce is Ping without a second try: the error says that the only request, or its answer, was lost.
+func PingOnce(path, addr string, size int) error { return ping(path, addr, size, hang, hang) }
+
+func ping(path, addr string, size int, patience, pace time.Duration) error {
 	to, err := netip.ParseAddr(addr)
 	if err != nil {
 		return err
@@ -47,7 +54,7 @@ func TryPing(path, addr string, size int, patience time.Duration) error {
 	if err := p.dontFragment(conn); err != nil {
 		return err
 	}
-	return p.exchange(conn, to, size, time.Now().Add(patience))
+	return p.exchange(conn, to, size, time.Now().Add(patience), pace)
 }
 
 type pinger struct {
@@ -85,8 +92,8 @@ func (p pinger) dontFragment(conn *icmp.PacketConn) error {
 // receiver's interface is ready.
 const resend = 300 * time.Millisecond
 
-func (p pinger) exchange(conn *icmp.PacketConn, to netip.Addr, size int, deadline time.Time) error {
-	id := os.Getpid()&0xff00 | int(time.Now().UnixNano()&0xff)
+func (p pinger) exchange(conn *icmp.PacketConn, to netip.Addr, size int, deadline time.Time, pace time.Duration) error {
+	id := rand.IntN(1 << 16) // a late answer to another ping is none to this one
 	body := make([]byte, max(0, size-p.header))
 	var last error
 	for sequence := 1; time.Now().Before(deadline); sequence++ {
@@ -98,7 +105,7 @@ func (p pinger) exchange(conn *icmp.PacketConn, to netip.Addr, size int, deadlin
 		if _, err := conn.WriteTo(packet, &net.IPAddr{IP: to.AsSlice()}); err != nil {
 			last = err
 		}
-		if err := conn.SetReadDeadline(time.Now().Add(min(resend, time.Until(deadline)))); err != nil {
+		if err := conn.SetReadDeadline(time.Now().Add(min(pace, time.Until(deadline)))); err != nil {
 			return err
 		}
 		if p.answered(conn, to, id) {
