@@ -62,12 +62,7 @@ func TestLargeTablesAreWatched(t *testing.T) {
 		"bridge fdb append 02:99:00:00:00:01 dev " + VXLANName(77) + " self dst fd00:1:2::9",
 	} {
 		linktest.Must(t, path, harm)
-		deadline := time.Now().Add(10 * time.Second)
-		for !m.known.watch.isTouched() {
-			if time.Now().After(deadline) {
-				t.Fatalf("%s: the kernel did not tell", harm)
-			}
-		}
+		linktest.Eventually(t, "the kernel tells of "+harm, m.known.watch.isTouched)
 		apply()
 		if got := tables(); got != right {
 			t.Errorf("%s: the tables are\n%s\nnot\n%s", harm, got, right)
