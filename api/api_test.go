@@ -170,13 +170,27 @@ func TestInternalError(t *testing.T) {
 	}
 }
 
+// joining tells when a join has come to the daemon.
+type joining struct {
+	*apitest.Backend
+	entered chan struct{}
+}
+
+func (j joining) Join(ctx context.Context, req api.JoinRequest) (api.Status, error) {
+	close(j.entered)
+	return j.Backend.Join(ctx, req)
+}
+
 // A join that nobody waits for any more is given up; the change and who asked are logged.
 func TestClientGoes(t *testing.T) {
-	backend := new(apitest.Backend)
+	backend := joining{new(apitest.Backend), make(chan struct{})}
 	var log bytes.Buffer
 	client, _, stop := serve(t, backend, slog.New(slog.NewTextHandler(&log, nil)))
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-backend.entered
+		cancel()
+	}()
 	_, err := client.Join(ctx, api.JoinRequest{Addresses: []string{"a"}, Token: "wait"})
 	if err == nil || !strings.HasPrefix(err.Error(), "given up") {
 		t.Error(err)
