@@ -83,18 +83,14 @@ func hostCommand(t *testing.T, line string) string {
 // serve answers on a TCP and a UDP port in the namespace ("" is the host) with name and the peer's address.
 func serve(t *testing.T, path, name string, port int) {
 	t.Helper()
-	var tcp net.Listener
+	listenAt(t, path, fmt.Sprintf(":%d", port), tellPeer(name))
 	var udp net.PacketConn
 	in(t, path, func() error {
 		var err error
-		if tcp, err = net.Listen("tcp", fmt.Sprintf(":%d", port)); err != nil {
-			return err
-		}
 		udp, err = net.ListenPacket("udp", fmt.Sprintf(":%d", port))
 		return err
 	})
-	t.Cleanup(func() { _ = tcp.Close(); _ = udp.Close() })
-	go answerAll(tcp, name)
+	t.Cleanup(func() { _ = udp.Close() })
 	go func() {
 		buffer := make([]byte, 1500)
 		for {
@@ -107,31 +103,33 @@ func serve(t *testing.T, path, name string, port int) {
 	}()
 }
 
-// serveAt answers on a TCP port of some addresses alone.
-func serveAt(t *testing.T, path, name string, port int, addresses ...netip.Addr) {
-	t.Helper()
-	for _, address := range addresses {
-		var l net.Listener
-		in(t, path, func() error {
-			var err error
-			l, err = net.Listen("tcp", endpointOf(address, port))
-			return err
-		})
-		t.Cleanup(func() { _ = l.Close() })
-		go answerAll(l, name)
-	}
+// tellPeer tells everybody the name, and whom the listener sees.
+func tellPeer(name string) func(net.Conn) {
+	return func(conn net.Conn) { _, _ = fmt.Fprintf(conn, "%s %s", name, conn.RemoteAddr()) }
 }
 
-// answerAll tells everybody the name, and whom the listener sees.
-func answerAll(l net.Listener, name string) {
-	for {
-		conn, err := l.Accept()
-		if err != nil {
-			return
+// listenAt has handle serve each connection to an address in the namespace, and closes it then, until the test ends.
+func listenAt(t *testing.T, path, address string, handle func(net.Conn)) {
+	t.Helper()
+	var l net.Listener
+	in(t, path, func() error {
+		var err error
+		l, err = net.Listen("tcp", address)
+		return err
+	})
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				handle(conn)
+				_ = conn.Close()
+			}()
 		}
-		_, _ = fmt.Fprintf(conn, "%s %s", name, conn.RemoteAddr())
-		_ = conn.Close()
-	}
+	}()
 }
 
 // in runs fn in the namespace, or in the tests' own for "".

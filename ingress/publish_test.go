@@ -220,7 +220,9 @@ func TestOneClientPortThroughTwoHosts(t *testing.T) {
 		want.Via = append(want.Via, IngressHost{Address4: s.addr4(101 + i), MAC: plugMAC(101 + i)})
 		hosts = append(hosts, path)
 	}
-	serveAt(t, replica, "bound", boundPort, s.addr4(1), s.addr6(1))
+	for _, address := range []netip.Addr{s.addr4(1), s.addr6(1)} {
+		listenAt(t, replica, endpointOf(address, boundPort), tellPeer("bound"))
+	}
 	a := newApplier(t)
 	t.Cleanup(func() { mustApply(t, a, Config{}) })
 	mustApply(t, a, Config{Replicas: []Replica{want}})
@@ -260,8 +262,12 @@ func TestReplicaListensAtItsOwnAddress(t *testing.T) {
 	}
 	t.Cleanup(func() { hostCommand(t, "sysctl -qw net.ipv4.conf.all.rp_filter=0") })
 	a := lab.withApplied(t)
-	serveAt(t, lab.replica, "a", boundPort, lab.addr4(1), lab.addr6(1))
-	serveAt(t, lab.other, "b", boundPort, lab.addr4(2), lab.addr6(2))
+	for _, address := range []netip.Addr{lab.addr4(1), lab.addr6(1)} {
+		listenAt(t, lab.replica, endpointOf(address, boundPort), tellPeer("a"))
+	}
+	for _, address := range []netip.Addr{lab.addr4(2), lab.addr6(2)} {
+		listenAt(t, lab.other, endpointOf(address, boundPort), tellPeer("b"))
+	}
 	config := lab.config()
 	config.Publish.Ports[0].Backends = slices.Clone(config.Publish.Ports[0].Backends)
 	for i, b := range config.Publish.Ports[0].Backends {
@@ -310,7 +316,7 @@ func TestSegmentsTooBigForTheWay(t *testing.T) {
 	hostCommand(t, "ip route add 198.51.100.0/24 via "+clientAddress4)
 	hostCommand(t, "ip -6 route add 2001:db8:2::/64 via "+clientAddress6)
 	for _, path := range []string{lab.replica, lab.other} {
-		serveBytes(t, path, targetPort+1, size)
+		listenAt(t, path, fmt.Sprintf(":%d", targetPort+1), func(conn net.Conn) { _, _ = conn.Write(make([]byte, size)) })
 	}
 	config := lab.config()
 	for i, b := range config.Publish.Ports[0].Backends {
@@ -430,30 +436,6 @@ func forgetAll(path string) (int, error) {
 	defer func() { _ = h.Close() }()
 	ended, err := forget(h, func(flow) bool { return true })
 	return len(ended), err
-}
-
-// serveBytes gives everybody who connects so many bytes.
-func serveBytes(t *testing.T, path string, port, size int) {
-	t.Helper()
-	var l net.Listener
-	in(t, path, func() error {
-		var err error
-		l, err = net.Listen("tcp", fmt.Sprintf(":%d", port))
-		return err
-	})
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				_, _ = conn.Write(make([]byte, size))
-				_ = conn.Close()
-			}()
-		}
-	}()
 }
 
 // Nothing of ours stays in a replica's namespace, and what somebody deletes there comes back.

@@ -18,25 +18,7 @@ const echoPort = 9000
 // echo answers connections in the namespace with what they send, until the test ends.
 func echo(t *testing.T, path string) {
 	t.Helper()
-	var listener net.Listener
-	in(t, path, func() error {
-		var err error
-		listener, err = net.Listen("tcp", fmt.Sprintf(":%d", echoPort))
-		return err
-	})
-	t.Cleanup(func() { _ = listener.Close() })
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer func() { _ = conn.Close() }()
-				_, _ = io.Copy(conn, conn)
-			}()
-		}
-	}()
+	listenAt(t, path, fmt.Sprintf(":%d", echoPort), func(conn net.Conn) { _, _ = io.Copy(conn, conn) })
 }
 
 // open connects, and makes sure that somebody answers.
