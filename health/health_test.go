@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/meshd/meshd/internal/link/linktest"
+	"github.com/meshd/meshd/internal/netns"
 )
 
 func TestParse(t *testing.T) {
@@ -34,28 +35,28 @@ func TestParse(t *testing.T) {
 	}
 }
 
-const here = "/proc/self/ns/net"
-
 var loopback = netip.MustParseAddr("127.0.0.1")
 
 func TestTry(t *testing.T) {
-	linktest.RequireRoot(t) // a check enters a namespace
+	here := linktest.Namespace(t, "here") // nobody else takes the port when it is free again
 	status := http.StatusOK
 	mux := http.NewServeMux()
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) })
 	mux.HandleFunc("/stuck", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
+	var listener net.Listener
+	if err := netns.Do(here, func() (err error) {
+		listener, err = net.Listen("tcp", netip.AddrPortFrom(loopback, 80).String())
+		return err
+	}); err != nil {
 		t.Fatal(err)
 	}
 	server := &http.Server{Handler: mux}
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(func() { _ = server.Close() })
-	port := uint16(listener.Addr().(*net.TCPAddr).Port)
 	try := func(c Check) error {
-		c.Port = port
+		c.Port = 80
 		if c.Timeout == 0 {
-			c.Timeout = 5 * time.Second
+			c.Timeout = 30 * time.Second
 		}
 		return c.Try(context.Background(), here, loopback)
 	}
