@@ -1,8 +1,8 @@
 package portuse_test
 
 import (
-	"context"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -10,39 +10,92 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/meshd/meshd/internal/link"
+	"github.com/meshd/meshd/internal/link/linktest"
+	"github.com/meshd/meshd/internal/netns"
 	"github.com/meshd/meshd/internal/portuse"
 )
 
-func TestFindNamesThisProcess(t *testing.T) {
-	for _, address := range []string{"127.0.0.1:0", "[::1]:0", "[::]:0", "0.0.0.0:0"} {
-		t.Run("tcp "+address, func(t *testing.T) {
-			listener, err := net.Listen("tcp", address)
+// space is a network namespace in which nobody else has a port. Without root it is this process's, and another process
+// may be in the way once in a very long time.
+type space string
+
+func newSpace(t *testing.T) space {
+	t.Helper()
+	if os.Geteuid() != 0 && os.Getenv("CI") == "" {
+		return netns.Host
+	}
+	return space(linktest.Namespace(t, "ports"))
+}
+
+func (s space) do(t *testing.T, fn func() error) {
+	t.Helper()
+	run := func() error { return netns.Do(string(s), fn) }
+	if s == netns.Host {
+		run = fn
+	}
+	if err := run(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// listen opens a socket that goes with the test, and returns its address.
+func (s space) listen(t *testing.T, network, address string) (local netip.AddrPort) {
+	t.Helper()
+	s.do(t, func() error {
+		var socket io.Closer
+		if network == "tcp" {
+			listener, err := net.Listen(network, address)
 			if err != nil {
-				t.Skipf("cannot listen: %v", err)
+				return err
 			}
-			defer func() { _ = listener.Close() }()
-			local := listener.Addr().(*net.TCPAddr).AddrPort()
-			checkHolder(t, "tcp", local)
-			checkHolder(t, "tcp", netip.AddrPortFrom(netip.IPv6Unspecified(), local.Port()))
-			if _, found := portuse.Find("udp", local); found {
+			socket, local = listener, listener.Addr().(*net.TCPAddr).AddrPort()
+		} else {
+			conn, err := net.ListenPacket(network, address)
+			if err != nil {
+				return err
+			}
+			socket, local = conn, conn.LocalAddr().(*net.UDPAddr).AddrPort()
+		}
+		t.Cleanup(func() { _ = socket.Close() })
+		return nil
+	})
+	return local
+}
+
+func (s space) find(t *testing.T, network string, local netip.AddrPort) (holder portuse.Holder, found bool) {
+	t.Helper()
+	s.do(t, func() error {
+		holder, found = portuse.Find(network, local)
+		return nil
+	})
+	return holder, found
+}
+
+func TestFindNamesThisProcess(t *testing.T) {
+	here := newSpace(t)
+	for _, address := range []string{"127.0.0.1:0", "[::1]:0", "[::]:0", "0.0.0.0:0"} {
+		if strings.HasPrefix(address, "[") && !link.HasIPv6() {
+			continue
+		}
+		t.Run("tcp "+address, func(t *testing.T) {
+			local := here.listen(t, "tcp", address)
+			here.check(t, "tcp", local)
+			here.check(t, "tcp", netip.AddrPortFrom(netip.IPv6Unspecified(), local.Port()))
+			if _, found := here.find(t, "udp", local); found {
 				t.Error("a TCP socket was found in the way of a UDP one")
 			}
 		})
 		t.Run("udp "+address, func(t *testing.T) {
-			conn, err := net.ListenPacket("udp", address)
-			if err != nil {
-				t.Skipf("cannot listen: %v", err)
-			}
-			defer func() { _ = conn.Close() }()
-			checkHolder(t, "udp", conn.LocalAddr().(*net.UDPAddr).AddrPort())
+			here.check(t, "udp", here.listen(t, "udp", address))
 		})
 	}
 }
 
-func checkHolder(t *testing.T, network string, local netip.AddrPort) {
+func (s space) check(t *testing.T, network string, local netip.AddrPort) {
 	t.Helper()
-	holder, found := portuse.Find(network, local)
-	if !found || holder.PID != os.Getpid() || holder.Name == "" || holder.Kernel {
+	holder, found := s.find(t, network, local)
+	if !found || holder.PID != os.Getpid() || holder.Name != comm(t) || holder.Kernel {
 		t.Errorf("Find(%s, %s) = %+v, %v; want this process, %d", network, local, holder, found, os.Getpid())
 	}
 	if holder.Local.Port() != local.Port() {
@@ -50,33 +103,39 @@ func checkHolder(t *testing.T, network string, local netip.AddrPort) {
 	}
 }
 
-func TestOtherAddressIsNotInTheWay(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+// comm is the name of this process: what the tests were built as.
+func comm(t *testing.T) string {
+	t.Helper()
+	name, err := os.ReadFile("/proc/self/comm")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = listener.Close() }()
-	port := listener.Addr().(*net.TCPAddr).AddrPort().Port()
+	return strings.TrimSpace(string(name))
+}
+
+func TestOtherAddressIsNotInTheWay(t *testing.T) {
+	here := newSpace(t)
+	port := here.listen(t, "tcp", "127.0.0.1:0").Port()
 	for _, other := range []string{"127.0.0.2", "::1"} {
-		if holder, found := portuse.Find("tcp", netip.AddrPortFrom(netip.MustParseAddr(other), port)); found {
+		if holder, found := here.find(t, "tcp", netip.AddrPortFrom(netip.MustParseAddr(other), port)); found {
 			t.Errorf("%s is in the way of %s", holder.Local, other)
 		}
 	}
 }
 
 func TestExplain(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = listener.Close() }()
-	local := listener.Addr().(*net.TCPAddr).AddrPort()
-	_, err = new(net.ListenConfig).Listen(context.Background(), "tcp", local.String())
-	err = portuse.Explain(err, "tcp", local, "join.listen")
+	here := newSpace(t)
+	local := here.listen(t, "tcp", "127.0.0.1:0")
+	var err error
+	here.do(t, func() error {
+		_, taken := net.Listen("tcp", local.String())
+		err = portuse.Explain(taken, "tcp", local, "join.listen")
+		return nil
+	})
 	if !errors.Is(err, syscall.EADDRINUSE) {
 		t.Fatalf("error %v does not wrap EADDRINUSE", err)
 	}
-	for _, want := range []string{"TCP port", "join.listen", "(portuse.test)"} {
+	for _, want := range []string{"TCP port", "join.listen", "(" + comm(t) + ")"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("error %q does not say %q", err, want)
 		}
