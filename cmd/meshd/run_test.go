@@ -24,6 +24,7 @@ import (
 type host struct {
 	*daemon
 	socket string
+	temp   string // where `meshd run` puts its temporary files
 
 	mu    sync.Mutex // guards what follows
 	pids  []int      // of the children that were to be attached
@@ -33,7 +34,7 @@ type host struct {
 func newHost(t *testing.T, onAttach func(ctx context.Context) error) *host {
 	t.Helper()
 	linktest.RequireRoot(t)
-	h := &host{socket: filepath.Join(t.TempDir(), "meshd.sock")}
+	h := &host{socket: filepath.Join(t.TempDir(), "meshd.sock"), temp: t.TempDir()}
 	d, err := startDaemon(h.socket, func(ctx context.Context, req api.AttachRequest) error {
 		netns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", req.PID))
 		h.mu.Lock()
@@ -66,7 +67,7 @@ func newHost(t *testing.T, onAttach func(ctx context.Context) error) *host {
 func (h *host) command(args ...string) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe", append([]string{"run"}, args...)...)
 	cmd.Args[0] = "meshd"
-	cmd.Env = append(os.Environ(), "MESHD_SOCKET="+h.socket)
+	cmd.Env = append(os.Environ(), "MESHD_SOCKET="+h.socket, "TMPDIR="+h.temp)
 	return cmd
 }
 
@@ -119,7 +120,7 @@ func TestRunEnvironment(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, errs, code := h.run(t, "--network", "appnet", "--", "sh", "-c", "readlink /proc/self/ns/net; echo $MESHD_ENDPOINT; ip -o link; cat /etc/resolv.conf -; echo $$; echo err >&2; exit 42")
+	out, errs, code := h.run(t, "--network", "appnet", "--", "sh", "-c", "readlink /proc/self/ns/net; echo $MESHD_ENDPOINT; ip -o link show lo; cat /etc/resolv.conf -; echo $$; echo err >&2; exit 42")
 	lines := strings.Split(out, "\n")
 	if code != 42 || errs != "err\n" || len(lines) != 8 {
 		t.Fatalf("code %d, stderr %q, stdout %q", code, errs, out)
@@ -144,7 +145,7 @@ func TestRunEnvironment(t *testing.T) {
 	if got := h.attachments(); !slices.Equal(got, []string{attachOne, "detach 000000000001"}) {
 		t.Error(got)
 	}
-	if left, err := filepath.Glob(filepath.Join(os.TempDir(), "meshd-resolv-*")); err != nil || len(left) > 0 {
+	if left, err := os.ReadDir(h.temp); err != nil || len(left) > 0 {
 		t.Error("left behind:", left, err)
 	}
 }
