@@ -16,7 +16,7 @@ var enabled = flag.Bool("lb", false, "measure; it takes minutes, and an idle mac
 
 // rounds is how often everything is measured, one after the other, so that what else the machine does
 // harms all alike.
-var rounds = flag.Int("lb.rounds", 15, "how often each thing is measured")
+var rounds = flag.Int("lb.rounds", 31, "how often each thing is measured")
 
 func requireBench(t *testing.T) {
 	t.Helper()
