@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"log/slog"
 
@@ -24,8 +25,9 @@ type fakeMesh struct {
 	reserved  map[netip.Addr]bool
 	described map[string]Description
 	prepared  map[string]int
-	refuse    error // CheckPublish's answer
-	stuck     error // DetachKey's
+	refuse    error         // CheckPublish's answer
+	stuck     error         // DetachKey's
+	pace      time.Duration // of DetachKey
 	changes   []string
 }
 
@@ -102,7 +104,14 @@ func (m *fakeMesh) Attach(_ context.Context, req api.AttachRequest) (api.Attache
 	return api.Attached{}, nil
 }
 
-func (m *fakeMesh) DetachKey(_ context.Context, req api.DetachRequest) error {
+func (m *fakeMesh) DetachKey(ctx context.Context, req api.DetachRequest) error {
+	if m.pace > 0 {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(m.pace):
+		}
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.away {

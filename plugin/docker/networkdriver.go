@@ -216,7 +216,7 @@ func (p *Plugin) leave(ctx context.Context, req endpointRequest) (nothing, error
 	if !ok {
 		return nothing{}, nil
 	}
-	p.putOff(e, p.unplug(ctx, e))
+	p.unplug(ctx, e)
 	_, err := p.state.editEndpoint(e.ID, func(e *endpoint) { e.Sandbox, e.Interface = "", "" })
 	if _, known := p.state.endpoint(e.ID); known { // else it was dropped meanwhile, as its container had ended
 		p.putOff(e, err)
@@ -238,7 +238,7 @@ func (p *Plugin) deleteEndpoint(ctx context.Context, req endpointRequest) (nothi
 	if !ok {
 		return nothing{}, nil
 	}
-	p.putOff(e, p.unplug(ctx, e))
+	p.unplug(ctx, e)
 	p.putOff(e, p.forget(ctx, e))
 	p.wake() // its network may have waited for it to go
 	return nothing{}, nil

@@ -147,29 +147,30 @@ func preparedByEngine(path string) (bool, error) {
 }
 
 // unplug ends what plugIn began, and takes the endpoint off its network. The Engine waits only a moment
-// for it: its namespace goes anyway, and the address is not used again for a while.
-func (p *Plugin) unplug(ctx context.Context, e endpoint) error {
+// for it: its namespace goes anyway, and the address is not used again for a while. What fails is put off, also after that moment.
+func (p *Plugin) unplug(ctx context.Context, e endpoint) {
 	p.mu.Lock()
 	pl := p.plugs[e.ID]
 	p.leaving.Add(1)
 	p.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, leaveWait)
 	defer cancel()
-	done := make(chan error, 1)
+	done := make(chan struct{})
 	p.goOn(func(background context.Context) {
+		defer close(done)
 		defer p.leaving.Add(-1)
 		if pl != nil {
 			pl.cancel()
 			<-pl.done
 		}
-		background, cancel := context.WithTimeout(background, plugTimeout)
+		limited, cancel := context.WithTimeout(background, plugTimeout)
 		defer cancel()
-		done <- p.detach(background, e)
+		if err := p.detach(limited, e); background.Err() == nil {
+			p.putOff(e, err)
+		}
 	})
 	select {
-	case err := <-done:
-		return err
+	case <-done:
 	case <-ctx.Done():
-		return nil
 	}
 }

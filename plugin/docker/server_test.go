@@ -7,6 +7,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -231,4 +233,25 @@ func TestLetGo(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestLetGoLate: what the mesh refuses after the Engine has had its answer is looked at again as well.
+func TestLetGoLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mesh := newFakeMesh(api.Network{Name: "appnet", Subnets: []string{"10.9.0.0/16"}})
+		mesh.stuck, mesh.pace = errors.New("no room"), time.Second
+		p := newPlugin(t, mesh, "/nonexistent")
+		if err := p.state.putEndpoint(endpoint{ID: "e1", NetworkID: "net1", Network: "appnet", IP: "10.9.0.7", Sandbox: "/nonexistent/netns/e1"}); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if got := call(t, p, "/NetworkDriver.Leave", `{"NetworkID":"net1","EndpointID":"e1"}`); got != "{}" || time.Since(began) > leaveWait {
+			t.Errorf("after %s: %s", time.Since(began), got)
+		}
+		select {
+		case <-p.recheck:
+		case <-time.After(time.Minute):
+			t.Error("what failed is not looked at again")
+		}
+	})
 }
