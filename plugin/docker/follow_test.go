@@ -236,11 +236,11 @@ func ipamOf(network map[string]any) string {
 func TestNetworksBothWays(t *testing.T) {
 	mesh, engine := newFakeMesh(), newFakeEngine(t)
 	p := follow(t, mesh, engine)
-	id := engine.CreateNetwork(map[string]any{
+	call(t, p, "/NetworkDriver.CreateNetwork", `{"NetworkID":"net1","IPv4Data":[{"AddressSpace":"LocalDefault","Pool":"172.18.0.0/16"}]}`)
+	engine.CreateNetwork(map[string]any{
 		"Name": "appnet", "Driver": "meshd", "Labels": map[string]string{"a": "b"},
 		"IPAM": map[string]any{"Driver": "default", "Config": []any{map[string]any{"Subnet": "172.18.0.0/16", "Gateway": "172.18.0.1"}}},
 	})
-	call(t, p, "/NetworkDriver.CreateNetwork", `{"NetworkID":"`+id+`","IPv4Data":[{"AddressSpace":"LocalDefault","Pool":"172.18.0.0/16"}]}`)
 	until(t, func() string {
 		engine.mu.Lock()
 		defer engine.mu.Unlock()
@@ -258,10 +258,10 @@ func TestNetworksBothWays(t *testing.T) {
 		}
 		return ""
 	})
+	engine.Changes()
 	if _, err := mesh.CreateNetwork(t.Context(), api.NetworkRequest{Name: "backnet", Subnets: []string{"10.86.0.0/16"}}); err != nil {
 		t.Fatal(err)
 	}
-	engine.Changes()
 	until(t, func() string { return lacking(engine, "net3") })
 	if got, want := engine.Changes(), "create net3 backnet map[Config:[map[Subnet:10.86.0.0/16] map[Subnet:fd00:85::/64]] Driver:meshd Options:map[meshd.network:backnet]]"; got != want {
 		t.Errorf("in Docker: %s, want %s", got, want)
@@ -363,7 +363,7 @@ func TestContainerIsKnown(t *testing.T) {
 		"Id": id, "Name": "/proj_web_1", "State": map[string]any{"Running": false},
 		"Config":          map[string]any{"Labels": map[string]string{"com.docker.compose.service": "web"}, "Healthcheck": map[string]any{"Test": []string{"CMD", "true"}}},
 		"HostConfig":      map[string]any{"NetworkMode": "appnet"},
-		"NetworkSettings": map[string]any{"Networks": map[string]any{"appnet": map[string]any{"Aliases": []string{"front"}}}},
+		"NetworkSettings": map[string]any{"Networks": map[string]any{"appnet": map[string]any{"EndpointID": "e1", "Aliases": []string{"front"}}}},
 	}
 	engine.mu.Lock()
 	engine.containers[id] = container

@@ -7,13 +7,16 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
 // TestStandIn: the Engine is answered at once, whether or not there is an agent.
 func TestStandIn(t *testing.T) {
+	t.Cleanup(func() { signal.Reset(syscall.SIGHUP, syscall.SIGINT, syscall.SIGPIPE) }) // a stand-in ignores them
 	dir := t.TempDir()
 	path, agent := filepath.Join(dir, "p.sock"), filepath.Join(dir, "a.sock")
 	run := func() <-chan error {
