@@ -155,18 +155,12 @@ func (s *session) observe() *observed {
 	for _, n := range describeNetworks(view) {
 		o.networks[n.Name] = n
 	}
-	for _, svc := range view.Services {
-		if svc.Network != catalog.IngressNetwork {
-			o.services[svc.Name+"."+svc.Network] = s.describeService(view, svc)
-		}
+	alive := s.aliveSet()
+	for _, svc := range s.describeServices(view, alive) {
+		o.services[svc.Name+"."+svc.Network] = svc
 	}
-	for _, n := range view.Networks {
-		if n.Name == catalog.IngressNetwork {
-			continue
-		}
-		for _, e := range n.Endpoints {
-			o.endpoints[e.ID+" "+n.Name] = s.describeEndpoint(view, n.Name, e)
-		}
+	for _, e := range s.describeEndpoints(view, alive) {
+		o.endpoints[e.ID+" "+e.Network] = e
 	}
 	return o
 }

@@ -121,8 +121,9 @@ func (s *session) Network(_ context.Context, name string) (api.NetworkDetail, er
 		Network: describeNetwork(view, n), Created: rfc3339(n.Created),
 		Members: []api.Endpoint{}, Blocks: []api.Block{},
 	}
+	alive := s.aliveSet()
 	for _, e := range n.Endpoints {
-		detail.Members = append(detail.Members, s.describeEndpoint(view, name, e))
+		detail.Members = append(detail.Members, s.describeEndpoint(view, alive, name, e))
 	}
 	for block, owner := range n.Blocks {
 		first, end := n.Space.Range(block)
@@ -137,16 +138,7 @@ func (s *session) Network(_ context.Context, name string) (api.NetworkDetail, er
 
 // Endpoints lists the endpoints of the mesh, a row for each network they are on.
 func (s *session) Endpoints(context.Context) ([]api.Endpoint, error) {
-	view := s.store.View()
-	out := []api.Endpoint{}
-	for _, n := range view.Networks {
-		if n.Name == catalog.IngressNetwork {
-			continue
-		}
-		for _, e := range n.Endpoints {
-			out = append(out, s.describeEndpoint(view, n.Name, e))
-		}
-	}
+	out := s.describeEndpoints(s.store.View(), s.aliveSet())
 	slices.SortStableFunc(out, func(a, b api.Endpoint) int {
 		if c := strings.Compare(a.Name, b.Name); c != 0 {
 			return c
@@ -156,12 +148,26 @@ func (s *session) Endpoints(context.Context) ([]api.Endpoint, error) {
 	return out, nil
 }
 
-func (s *session) describeEndpoint(view *catalog.View, network string, e catalog.NetworkEndpoint) api.Endpoint {
+func (s *session) describeEndpoints(view *catalog.View, alive map[catalog.NodeID]bool) []api.Endpoint {
+	out := []api.Endpoint{}
+	for _, n := range view.Networks {
+		if n.Name == catalog.IngressNetwork {
+			continue
+		}
+		for _, e := range n.Endpoints {
+			out = append(out, s.describeEndpoint(view, alive, n.Name, e))
+		}
+	}
+	return out
+}
+
+// describeEndpoint describes one; alive is aliveSet's, which takes a look at every member.
+func (s *session) describeEndpoint(view *catalog.View, alive map[catalog.NodeID]bool, network string, e catalog.NetworkEndpoint) api.Endpoint {
 	health, reason := string(e.Health), e.Reason
 	if e.Draining {
 		health = "draining"
 	}
-	if alive := s.aliveSet(); alive != nil && e.Node != s.store.self && !alive[e.Node] {
+	if alive != nil && e.Node != s.store.self && !alive[e.Node] {
 		health = "unreachable"
 	}
 	out := api.Endpoint{
@@ -175,13 +181,13 @@ func (s *session) describeEndpoint(view *catalog.View, network string, e catalog
 }
 
 func (s *session) describeAttached(l Local) api.Attached {
-	view := s.store.View()
+	view, alive := s.store.View(), s.aliveSet()
 	out := api.Attached{ID: l.ID, Name: l.Name, Nameserver: "127.0.0.11", Interfaces: []api.Endpoint{}}
 	for _, a := range l.Attachments {
 		n, _ := view.Network(a.Network)
 		for _, e := range n.Endpoints {
 			if e.ID == l.ID && a.Network != catalog.IngressNetwork {
-				out.Interfaces = append(out.Interfaces, s.describeEndpoint(view, a.Network, e))
+				out.Interfaces = append(out.Interfaces, s.describeEndpoint(view, alive, a.Network, e))
 			}
 		}
 	}

@@ -11,14 +11,17 @@ import (
 
 // Services lists the services of all networks.
 func (s *session) Services(context.Context) ([]api.Service, error) {
-	view := s.store.View()
+	return s.describeServices(s.store.View(), s.aliveSet()), nil
+}
+
+func (s *session) describeServices(view *catalog.View, alive map[catalog.NodeID]bool) []api.Service {
 	out := []api.Service{}
 	for _, svc := range view.Services {
 		if svc.Network != catalog.IngressNetwork {
-			out = append(out, s.describeService(view, svc))
+			out = append(out, s.describeService(view, alive, svc))
 		}
 	}
-	return out, nil
+	return out
 }
 
 // Service finds one service by NAME or NAME.NETWORK.
@@ -28,7 +31,7 @@ func (s *session) Service(_ context.Context, name string) (api.Service, error) {
 	if err != nil {
 		return api.Service{}, err
 	}
-	return s.describeService(view, svc), nil
+	return s.describeService(view, s.aliveSet(), svc), nil
 }
 
 func findService(view *catalog.View, name string) (catalog.Service, error) {
@@ -74,7 +77,7 @@ func (s *session) UpdateService(ctx context.Context, name string, req api.Servic
 	if now, ok := view.Service(svc.Network, svc.Name); ok {
 		svc = now // it goes with its last setting if it has no replicas
 	}
-	return s.describeService(view, svc), nil
+	return s.describeService(view, s.aliveSet(), svc), nil
 }
 
 // changeService writes a service's settings, one change at a time.
@@ -147,7 +150,7 @@ func preferOf(text string) (*catalog.Prefer, error) {
 	return &p, nil
 }
 
-func (s *session) describeService(view *catalog.View, svc catalog.Service) api.Service {
+func (s *session) describeService(view *catalog.View, alive map[catalog.NodeID]bool, svc catalog.Service) api.Service {
 	out := api.Service{
 		Name: svc.Name, Network: svc.Network, Affinity: "none", Prefer: "none",
 		Ports: []api.ServicePort{}, Withdrawn: []api.Port{}, Endpoints: []api.Endpoint{},
@@ -175,7 +178,7 @@ func (s *session) describeService(view *catalog.View, svc catalog.Service) api.S
 		out.Withdrawn = append(out.Withdrawn, api.Port{Port: p.Number, Protocol: p.Protocol})
 	}
 	for _, r := range svc.Replicas {
-		out.Endpoints = append(out.Endpoints, s.describeEndpoint(view, svc.Network, r))
+		out.Endpoints = append(out.Endpoints, s.describeEndpoint(view, alive, svc.Network, r))
 	}
 	return out
 }
