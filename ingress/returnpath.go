@@ -331,13 +331,10 @@ func aliasRoutes(ns *link.Namespace, family int) ([]netlink.Route, error) {
 
 func removeAliases(ns *link.Namespace, family int) error {
 	have, err := aliasRoutes(ns, family)
-	errs := []error{err}
-	for _, r := range have {
-		if err := ns.Netlink().RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
-			errs = append(errs, fmt.Errorf("removing the local addresses %s: %w", aliasesOf(family), err))
-		}
+	if err != nil {
+		return err
 	}
-	return errors.Join(errs...)
+	return deleteRoutes(ns, have, "the local addresses "+aliasesOf(family).String())
 }
 
 // wantedRules are the routing rules that lead to the table of answers: by their source, or by their mark.

@@ -72,10 +72,15 @@ func (w way) flushRoutes(family int) error {
 	if err != nil {
 		return err
 	}
+	return deleteRoutes(w.ns, have, "the route of marked packets")
+}
+
+// deleteRoutes deletes routes that may have gone meanwhile; what is what they are, for errors.
+func deleteRoutes(ns *link.Namespace, routes []netlink.Route, what string) error {
 	var errs []error
-	for _, r := range have {
-		if err := w.ns.Netlink().RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
-			errs = append(errs, fmt.Errorf("deleting the route of marked packets: %w", err))
+	for _, r := range routes {
+		if err := ns.Netlink().RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
+			errs = append(errs, fmt.Errorf("deleting %s: %w", what, err))
 		}
 	}
 	return errors.Join(errs...)
