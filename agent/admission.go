@@ -168,16 +168,24 @@ func (s *session) Evict(ctx context.Context, node string) error {
 }
 
 func (s *session) mustSign(view *catalog.View, what string) error {
-	var signers []string
+	var names []string
+	for _, m := range signers(view) {
+		if m.ID == s.store.self {
+			return nil
+		}
+		names = append(names, m.Name)
+	}
+	return &api.Error{Code: api.CodeDenied, Message: fmt.Sprintf("this host is no signer and may not %s: do it on one that is: %s", what, strings.Join(names, ", "))}
+}
+
+// signers are the members that may let hosts in and shut them out.
+func signers(view *catalog.View) (out []catalog.Member) {
 	for _, m := range view.Members {
 		if m.Signer && !m.Evicted && !m.Left {
-			if m.ID == s.store.self {
-				return nil
-			}
-			signers = append(signers, m.Name)
+			out = append(out, m)
 		}
 	}
-	return &api.Error{Code: api.CodeDenied, Message: fmt.Sprintf("this host is no signer and may not %s: do it on one that is: %s", what, strings.Join(signers, ", "))}
+	return out
 }
 
 // findMember finds a member by ID or name.

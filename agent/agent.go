@@ -193,10 +193,7 @@ func signersDoors(view *catalog.View, alive map[catalog.NodeID]bool, listen stri
 		}
 	}
 	var first, last []netip.AddrPort
-	for _, m := range view.Members {
-		if !m.Signer || m.Evicted || m.Left {
-			continue
-		}
+	for _, m := range signers(view) {
 		for _, c := range m.Candidates {
 			if at := netip.AddrPortFrom(c.Addr(), port); alive == nil || alive[m.ID] {
 				first = append(first, at)

@@ -12,18 +12,24 @@ var _ api.Backend = (*Agent)(nil)
 
 // inMesh asks the session, if there is one. It ends when the session does.
 func inMesh[T any](ctx context.Context, a *Agent, ask func(context.Context, *session) (T, error)) (T, error) {
-	var none T
 	s, err := a.member()
 	if err != nil {
+		var none T
 		return none, err
 	}
+	return during(ctx, s, ask)
+}
+
+// during asks a session. It ends when the session does.
+func during[T any](ctx context.Context, s *session, ask func(context.Context, *session) (T, error)) (T, error) {
+	var none T
 	ending := &api.Error{Code: api.CodeUnavailable, Message: errStopped.Error()}
-	during, done, ok := s.calls.begin(ctx)
+	call, done, ok := s.calls.begin(ctx)
 	if !ok {
 		return none, ending
 	}
 	defer done()
-	answer, err := ask(during, s)
+	answer, err := ask(call, s)
 	if errors.Is(err, context.Canceled) && ctx.Err() == nil {
 		return none, errors.Join(ending, err)
 	}

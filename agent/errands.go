@@ -26,12 +26,8 @@ type errands struct {
 
 // Drain implements api.Endpoints, for endpoints of this host alone: nothing is passed on twice.
 func (e errands) Drain(ctx context.Context, req api.DrainRequest) error {
-	ctx, done, ok := e.session.calls.begin(ctx)
-	if !ok {
-		return &api.Error{Code: api.CodeUnavailable, Message: errStopped.Error()}
-	}
-	defer done()
-	return e.session.drainHere(ctx, req)
+	_, err := during(ctx, e.session, func(ctx context.Context, s *session) (struct{}, error) { return struct{}{}, s.drainHere(ctx, req) })
+	return err
 }
 
 // listenErrands opens the port; serveErrands answers there until the session ends.
